@@ -1,0 +1,157 @@
+"""The tree of exceptions. Every message says what happened, to what, and what to do next.
+
+ModelSwitchError                  exit 1
+├── UsageError                    exit 2   a flag, a name, a stage that cannot be
+│   └── SettingsError                      modelswitch.toml or MODELSWITCH_*
+├── NotFound                               a model, a version, an archive that is not there
+├── Refused                                a move that policy or the line forbids
+│   ├── Quarantined                        rolled back earlier, not lifted since
+│   ├── NothingToGoBackTo                  a rollback without a way back
+│   └── NoLongerServes                     a rollback of what has been replaced meanwhile
+├── Superseded                             another command wrote the row first
+├── AtWork                                 another command holds the model's lease
+├── LedgerCorrupt                          the hash chain does not hold
+├── ArchiveError                           a version that cannot be built
+│   └── DigestMismatch                     bytes that are not what their digest says
+├── PinsError                              a pins document that cannot be taken
+├── ServerError                            TorchServe refused, or its worker failed
+│   ├── ServerConflict                     the label is registered with other bytes
+│   ├── LoadFailed                         a worker that cannot load its model
+│   └── GoldenWrong                        a golden request answered wrong
+├── StackError                             the local stack cannot be started or stopped
+├── Temporary                              may go away by itself: the only kind that is retried
+│   ├── LedgerUnreachable
+│   ├── RegistryUnreachable
+│   ├── ServerUnreachable
+│   ├── FleetUnreachable
+│   └── StoreUnreachable
+├── NotProven                     exit 4   undone: a server could not load or prove
+└── Behind                        exit 4   done, but some server is behind
+"""
+
+from __future__ import annotations
+
+
+class ModelSwitchError(Exception):
+    """Base of all. `code` is stable (JSON's error.code); `next` is a command or an advice."""
+
+    code = "failed"
+    exit = 1
+
+    def __init__(self, message: str, *, next: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next = next
+
+
+class UsageError(ModelSwitchError):
+    code = "usage"
+    exit = 2
+
+
+class SettingsError(UsageError):
+    code = "settings"
+
+
+class NotFound(ModelSwitchError):
+    code = "not_found"
+
+
+class Refused(ModelSwitchError):
+    code = "refused"
+
+
+class Quarantined(Refused):
+    code = "quarantined"
+
+
+class NothingToGoBackTo(Refused):
+    code = "nothing_to_go_back_to"
+
+
+class NoLongerServes(Refused):
+    code = "no_longer_serves"
+
+
+class Superseded(ModelSwitchError):
+    """`winner` is the event that stands where ours would have stood."""
+
+    code = "superseded"
+
+    def __init__(self, message: str, *, winner: object = None, next: str | None = None) -> None:
+        super().__init__(message, next=next)
+        self.winner = winner
+
+
+class AtWork(ModelSwitchError):
+    code = "at_work"
+
+
+class LedgerCorrupt(ModelSwitchError):
+    code = "ledger_corrupt"
+
+
+class ArchiveError(ModelSwitchError):
+    code = "archive"
+
+
+class DigestMismatch(ArchiveError):
+    code = "digest_mismatch"
+
+
+class PinsError(ModelSwitchError):
+    code = "pins"
+
+
+class ServerError(ModelSwitchError):
+    code = "server"
+
+
+class ServerConflict(ServerError):
+    code = "server_conflict"
+
+
+class LoadFailed(ServerError):
+    code = "load_failed"
+
+
+class GoldenWrong(ServerError):
+    code = "golden_wrong"
+
+
+class StackError(ModelSwitchError):
+    code = "stack"
+
+
+class Temporary(ModelSwitchError):
+    code = "unreachable"
+
+
+class LedgerUnreachable(Temporary):
+    code = "ledger_unreachable"
+
+
+class RegistryUnreachable(Temporary):
+    code = "registry_unreachable"
+
+
+class ServerUnreachable(Temporary):
+    code = "server_unreachable"
+
+
+class FleetUnreachable(Temporary):
+    code = "fleet_unreachable"
+
+
+class StoreUnreachable(Temporary):
+    code = "store_unreachable"
+
+
+class NotProven(ModelSwitchError):
+    code = "server_not_proven"
+    exit = 4
+
+
+class Behind(ModelSwitchError):
+    code = "server_behind"
+    exit = 4

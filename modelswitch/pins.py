@@ -1,0 +1,119 @@
+"""The pins document: what every server of a deployment should hold, as one canonical text.
+
+Only intent stands here: no names of people, no reasons. The text is reviewed in pull requests
+and compared byte for byte, so there is exactly one encoder: `Pins.text`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from modelswitch.errors import PinsError
+from modelswitch.line import Head
+
+SCHEMA = 1
+MAX_BYTES = 1_000_000  # a ConfigMap holds less than 1 MiB
+
+Label = Annotated[str, Field(pattern=r"^[0-9]+-[0-9a-f]{8}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PinnedSlot(_Strict):
+    digest: Digest
+    workers: Annotated[int, Field(ge=1, le=1024)]
+    device: str = "cpu"
+
+
+class PinnedModel(_Strict):
+    """`default` is null while only candidates stand: the name then answers 503."""
+
+    pool: str = "default"
+    default: Label | None
+    back: tuple[Label, ...] = ()
+    slots: dict[Label, PinnedSlot]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PinnedModel:
+        named = [self.default] if self.default else []
+        for label in [*named, *self.back]:
+            if label not in self.slots:
+                raise ValueError(f"{label} is named but not among the slots")
+        if self.default in self.back:
+            raise ValueError(f"the way back {self.default} is the default itself")
+        for label, slot in self.slots.items():
+            if label.partition("-")[2] != slot.digest[7:15]:
+                raise ValueError(f"the label {label} is not that of {slot.digest}")
+        return self
+
+
+class Pins(_Strict):
+    schema_: Literal[1] = Field(1, alias="schema")
+    deployment: Name
+    generation: Annotated[int, Field(ge=0)]
+    epoch: str = "main"
+    models: dict[Name, PinnedModel] = {}
+
+    @property
+    def text(self) -> str:
+        """The canonical text: indented, keys sorted, one newline at the end."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def parse(text: str, *, source: str = "pins") -> Pins:
+    """Read a pins document; raises PinsError naming the place in it that is wrong."""
+    try:
+        data: Any = json.loads(text)
+    except ValueError as error:
+        raise PinsError(f"{source} is not JSON: {error}") from error
+    if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
+        raise PinsError(
+            f"{source} has schema {data['schema']}, this release knows {SCHEMA}",
+            next="upgrade modelswitch here before it is asked to follow these pins",
+        )
+    try:
+        return Pins.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise PinsError(f"{source}: {where or 'document'}: {first['msg']}") from error
+
+
+def render_model(head: Head) -> PinnedModel:
+    """What one model's head row asks of every server."""
+    standing = head.standing
+    return PinnedModel(
+        default=standing.default.label if standing.default else None,
+        back=tuple(s.label for s in standing.ways_back),
+        slots={
+            s.label: PinnedSlot(digest=s.digest, workers=s.workers, device=s.device)
+            for s in head.slots
+        },
+    )
+
+
+def render(
+    heads: Mapping[str, Head], *, deployment: str, generation: int, epoch: str = "main"
+) -> Pins:
+    """The whole document, rendered anew from the ledger's heads."""
+    return Pins(
+        schema=1,
+        deployment=deployment,
+        generation=generation,
+        epoch=epoch,
+        models={name: render_model(head) for name, head in heads.items()},
+    )
