@@ -18,6 +18,8 @@ from typing import Any
 
 import structlog
 
+from modelswitch import logs as logs  # sends structlog's lines to logging
+
 log = structlog.get_logger("modelswitch.effects")
 
 CRASH_VARIABLE = "MODELSWITCH_CRASH_AT"

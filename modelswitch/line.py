@@ -8,10 +8,14 @@ its slots and default are what every server should hold.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 DIGEST_PREFIX = "sha256:"
+# What pins can carry. `str.isdigit` would take ٣ and ², and 03 would be a second name of 3.
+_VERSION = re.compile(r"0|[1-9][0-9]*")
+_DIGEST = re.compile(DIGEST_PREFIX + "[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +31,9 @@ class Slot:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if not self.version.isdigit():
+        if not _VERSION.fullmatch(self.version):
             raise ValueError(f"a version is a number, got {self.version!r}")
-        hexa = self.digest.removeprefix(DIGEST_PREFIX)
-        if not self.digest.startswith(DIGEST_PREFIX) or len(hexa) != 64:
+        if not _DIGEST.fullmatch(self.digest):
             raise ValueError(f"a digest is sha256:<64 hex>, got {self.digest!r}")
         if self.workers < 1:
             raise ValueError(f"a slot has at least one worker, got {self.workers}")
@@ -114,6 +117,9 @@ class Line:
                 serving.append(slot)
         if not serving:
             raise ValueError("no way back")
+        if serving[0].version != leaves.version:
+            # The version left is quarantined whole by this very row: no recipe of it is a way back.
+            serving = [s for s in serving if s.version != leaves.version]
         serving[0] = replace(serving[0], workers=max(serving[0].workers, leaves.workers))
         kept = tuple(serving[: 1 + ways_back])
         gone = {s.digest for s in kept}

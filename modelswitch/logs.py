@@ -50,3 +50,12 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("modelswitch").setLevel(level)
+
+
+if not structlog.is_configured():
+    # A program that uses this package hears of us through its own logging, and not on stdout.
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )

@@ -49,6 +49,9 @@ class ModelReport(_Open):
     error: str | None = None
     slots: dict[str, SlotReport] = {}
 
+    def slot(self, label: str) -> SlotReport:
+        return self.slots.get(label, SlotReport(state=State.ABSENT))
+
 
 class Foreign(_Open):
     """Something on the server that no pin asks for. `kept` models are left alone."""
@@ -96,9 +99,7 @@ class Report(_Open):
         return (now - self.heartbeat_at).total_seconds() > SILENT_AFTER_S
 
     def slot(self, model: str, label: str) -> SlotReport:
-        found = self.models.get(model)
-        absent = SlotReport(state=State.ABSENT)
-        return found.slots.get(label, absent) if found else absent
+        return self.models.get(model, ModelReport()).slot(label)
 
     def is_warm(self, model: str, label: str, workers: int = 1) -> bool:
         slot = self.slot(model, label)

@@ -1,0 +1,189 @@
+"""The slow work on one slot: loading it until its golden request is right, and unloading it.
+
+Loading runs beside everything else and may be cancelled at any await; what it leaves behind is
+seen, and put right, by the next `diff`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelswitch.agent.plan import PLACEHOLDER, Load
+from modelswitch.archive import golden as goldens
+from modelswitch.archive.document import Document
+from modelswitch.archive.placeholder import write_placeholder
+from modelswitch.archive.verify import verify
+from modelswitch.effects import effect
+from modelswitch.errors import DigestMismatch, GoldenWrong, LoadFailed, ServerUnreachable
+from modelswitch.servers.protocol import Answer, ModelServer
+from modelswitch.settings import Timeouts
+from modelswitch.store import ArchiveStore
+
+PROBE_HEADER = "X-ModelSwitch-Probe"
+_LOOK_S = 0.2
+_UNLOAD_LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What loading needs: the server, the store, and the folder the server loads from."""
+
+    server: ModelServer
+    store: ArchiveStore
+    model_store: Path
+    timeouts: Timeouts
+
+    async def load(self, step: Load, lock: asyncio.Lock) -> Document:
+        """Bring one slot from nothing to PROVEN; raises what it failed of.
+
+        `lock` keeps registration and the move of the pointer of one model apart.
+        """
+        document = await self._fetch(step)
+        started = time.time()
+        async with lock:
+            await self._register(step, document)
+            await self.server.workers(step.model, step.label, step.slot.workers)
+        try:
+            await self._ready(step, started)
+            await self.check_golden(step.model, step.label, document)
+        except (LoadFailed, GoldenWrong):
+            # Else TorchServe starts the failing worker again and again.
+            await self._drop(step.model, step.label)
+            raise
+        return document
+
+    def archive_name(self, digest: str) -> str:
+        return digest.removeprefix("sha256:") + ".mar"
+
+    async def _fetch(self, step: Load) -> Document:
+        """The archive in the model store, under its digest, verified just now."""
+        digest = step.slot.digest
+        path = self.model_store / self.archive_name(digest)
+        if path.exists():
+            with contextlib.suppress(DigestMismatch):
+                return await asyncio.to_thread(verify, path, digest)
+            path.unlink(missing_ok=True)
+        incoming = path.with_name(f".incoming-{path.name}")
+        with effect("agent.fetch", model=step.model, label=step.label):
+            try:
+                await asyncio.to_thread(self.store.fetch, digest, incoming)
+                document = await asyncio.to_thread(verify, incoming, digest)
+                incoming.replace(path)
+            finally:
+                incoming.unlink(missing_ok=True)
+        return document
+
+    async def _register(self, step: Load, document: Document) -> None:
+        served = await self.server.describe(step.model)
+        if served is None:
+            # TorchServe: the first version registered is the default before it has a worker.
+            await self.place(step.model)
+            served = await self.server.describe(step.model)
+        if served is None or step.label not in served.versions:
+            recipe = document.recipe
+            with effect("agent.register", model=step.model, label=step.label):
+                await self.server.register(
+                    step.model,
+                    step.label,
+                    self.archive_name(step.slot.digest),
+                    batch_size=recipe.batch_size,
+                    max_batch_delay_ms=recipe.max_batch_delay_ms,
+                    response_timeout_s=recipe.response_timeout_s,
+                )
+            served = await self.server.describe(step.model)
+        if served and served.default == step.label and not served.versions[step.label].ready:
+            await self.place(step.model)
+            await self.server.set_default(step.model, PLACEHOLDER)
+
+    async def place(self, model: str) -> None:
+        """Register the placeholder: a version without workers, so that the name answers 503."""
+        served = await self.server.describe(model)
+        if served is not None and PLACEHOLDER in served.versions:
+            return
+        path = self.model_store / f"placeholder-{model}.mar"
+        if not path.exists():
+            await asyncio.to_thread(write_placeholder, path, model)
+        await self.server.register(model, PLACEHOLDER, path.name)
+
+    async def _ready(self, step: Load, started: float) -> None:
+        deadline = time.monotonic() + self.timeouts.load_s
+        while True:
+            served = await self.server.describe(step.model)
+            version = served.versions.get(step.label) if served else None
+            if version is None:
+                raise ServerUnreachable(f"{step.model} {step.label} vanished while it was loading")
+            if version.ready >= step.slot.workers:
+                return
+            error = await self.server.load_error(step.model, step.label, since=started)
+            if error is not None:
+                raise LoadFailed(error)
+            if time.monotonic() > deadline:
+                raise LoadFailed(
+                    f"no worker was READY within {self.timeouts.load_s:g} s",
+                    next="a slow model: raise [timeouts] load_s",
+                )
+            await asyncio.sleep(_LOOK_S)
+
+    async def check_golden(self, model: str, label: str | None, document: Document) -> Answer:
+        """Ask the golden request, or the probe where there is none; raises GoldenWrong.
+
+        `label` None asks the default path.
+        """
+        golden = document.golden
+        if golden is None:
+            answer = await self.server.predict(
+                model, b"{}", label=label, headers={PROBE_HEADER: "1"}, timeout_s=self._patience
+            )
+        else:
+            body = json.dumps(golden.request).encode()
+            answer = await self.server.predict(model, body, label=label, timeout_s=self._patience)
+        if answer.status != 200:
+            raise GoldenWrong(
+                f"answered its golden request with HTTP {answer.status}: "
+                f"{answer.body[:300].decode(errors='replace')}"
+            )
+        if golden is not None:
+            try:
+                said = json.loads(answer.body)
+            except ValueError:
+                raise GoldenWrong(
+                    f"answered its golden request with what is not JSON: {answer.body[:100]!r}"
+                ) from None
+            wrong = goldens.compare(golden, said)
+            if wrong is not None:
+                raise GoldenWrong(f"answered its golden request wrong ({wrong})")
+        return answer
+
+    @property
+    def _patience(self) -> float:
+        return self.timeouts.prove_s
+
+    async def unload(self, model: str, label: str, response_timeout_s: float) -> None:
+        """Drain, then unregister: nothing pending twice, a response timeout apart."""
+        deadline = time.monotonic() + max(self.timeouts.unload_s, response_timeout_s)
+        quiet_since: float | None = None
+        while time.monotonic() < deadline:
+            served = await self.server.describe(model)
+            version = served.versions.get(label) if served else None
+            if version is None:
+                return
+            if not version.workers:
+                break
+            now = time.monotonic()
+            if version.pending_requests:
+                quiet_since = None
+            elif quiet_since is None:
+                quiet_since = now
+            elif now - quiet_since >= response_timeout_s:
+                break
+            await asyncio.sleep(_UNLOAD_LOOK_S)
+        with effect("agent.unregister", model=model, label=label):
+            await self._drop(model, label)
+
+    async def _drop(self, model: str, label: str) -> None:
+        await asyncio.shield(self.server.unregister(model, label))

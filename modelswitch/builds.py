@@ -1,0 +1,137 @@
+"""Archives of registered versions: built once, recorded in the store, reused.
+
+The key of a build is the version, its recipe (the handler's release among it) and whether it
+carries a golden request; the store keeps which archive that gave.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelswitch.archive.document import Document
+from modelswitch.archive.needs import lacking
+from modelswitch.archive.recipe import Recipe, parse_recipe
+from modelswitch.archive.verify import read_document, verify
+from modelswitch.errors import ArchiveError, NotFound
+from modelswitch.line import Slot
+from modelswitch.registry import RECIPE_TAG, ModelVersion, Registry
+from modelswitch.reports import Environment
+from modelswitch.store import ArchiveStore, BuildKey
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An archive of a version. `reused`: it stood in the store already."""
+
+    slot: Slot
+    document: Document
+    size_bytes: int
+    reused: bool
+
+
+class Builds:
+    """`environments` are those of the live servers' workers, by the server's name."""
+
+    def __init__(
+        self, registry: Registry, store: ArchiveStore, environments: Mapping[str, Environment]
+    ) -> None:
+        self.registry = registry
+        self.store = store
+        self.environments = environments
+
+    def get(
+        self, version: ModelVersion, *, recipe: Mapping[str, Any] | None = None, golden: bool = True
+    ) -> Built:
+        """The archive of `version` by `recipe`, or by the recipe it was registered with."""
+        wanted = self._recipe(version, recipe)
+        key = self._key(version, wanted, golden=golden)
+        digest = self.store.find_build(key)
+        with tempfile.TemporaryDirectory(prefix="modelswitch-") as name:
+            folder = Path(name)
+            if digest is not None:
+                path = folder / "archive.mar"
+                self.store.fetch(digest, path)
+                document, found = read_document(path)
+                if found == digest:
+                    self._refuse_lacking(version, document)
+                    slot = Slot(version.version, digest)
+                    return Built(slot, document, path.stat().st_size, reused=True)
+            return self._build(version, wanted, key, folder, golden=golden)
+
+    def _build(
+        self, version: ModelVersion, recipe: Recipe, key: BuildKey, folder: Path, *, golden: bool
+    ) -> Built:
+        from modelswitch.archive.build import build
+
+        with self._source(version) as source:
+            built = build(
+                source, recipe, folder, golden=golden, environments=self.environments.values()
+            )
+        self.store.put(built.path, built.digest)
+        self.store.record_build(key, built.digest)
+        slot = Slot(version.version, built.digest)
+        return Built(slot, built.document, built.size_bytes, reused=False)
+
+    def check(self, version: ModelVersion, slot: Slot | None) -> list[str]:
+        """Build again what `slot`, else the version's recipe, gave; what differs, if anything."""
+        from modelswitch.archive.build import check
+
+        digest = slot.digest if slot else None
+        for golden in (True, False):
+            key = self._key(version, self._recipe(version, None), golden=golden)
+            digest = digest or self.store.find_build(key)
+        if digest is None:
+            raise NotFound(
+                f"{version} has no archive to check yet", next=f"modelswitch build {version}"
+            )
+        with tempfile.TemporaryDirectory(prefix="modelswitch-") as name, self._source(version) as s:
+            path = Path(name) / (digest.removeprefix("sha256:") + ".mar")
+            self.store.fetch(digest, path)
+            verify(path, digest)
+            return check(path, s)
+
+    def _recipe(self, version: ModelVersion, recipe: Mapping[str, Any] | None) -> Recipe:
+        tag = version.tags.get(RECIPE_TAG)
+        text = json.dumps(dict(recipe)) if recipe is not None else tag
+        if text is None:
+            return Recipe()
+        source = "the recipe" if recipe is not None else f"the tag {RECIPE_TAG} of {version}"
+        return parse_recipe(text, source=source)
+
+    def _key(self, version: ModelVersion, recipe: Recipe, *, golden: bool) -> BuildKey:
+        return BuildKey(
+            model=version.model,
+            version=version.version,
+            run_id=version.run_id,
+            source=version.source,
+            recipe=recipe,
+            golden=golden,
+        )
+
+    def _refuse_lacking(self, version: ModelVersion, document: Document) -> None:
+        for server, environment in self.environments.items():
+            if lacks := lacking(document.requirements, environment):
+                raise ArchiveError(
+                    f"{version} cannot run on server {server}: " + "; ".join(lacks),
+                    next="run that in the workers' environment and restart them",
+                )
+
+    @contextmanager
+    def _source(self, version: ModelVersion) -> Iterator[Any]:
+        from modelswitch.archive.build import VersionSource
+
+        with tempfile.TemporaryDirectory(prefix="modelswitch-") as name:
+            folder = self.registry.download(version.model, version.version, Path(name))
+            yield VersionSource(
+                model=version.model,
+                version=version.version,
+                run_id=version.run_id,
+                source=version.source,
+                folder=folder,
+            )

@@ -1,0 +1,169 @@
+"""A folder as fleet: `pins.json`, `announcement.json` and `reports/<server>.json`.
+
+Every file appears by an atomic rename. File events carry the news; polling stands beneath, for
+file systems that send none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from modelswitch.effects import effect
+from modelswitch.errors import FleetUnreachable, PinsError
+from modelswitch.files import write_whole
+from modelswitch.fleet.protocol import Published
+from modelswitch.pins import MAX_BYTES, Pins, parse
+from modelswitch.reports import Report
+
+# watchfiles looks at what the kernel has told it once a step.
+_STEP_MS = 10
+_POLL_S = 0.25
+
+
+class FolderFleet:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pins_file = path / "pins.json"
+        self.announcement_file = path / "announcement.json"
+        self.reports_dir = path / "reports"
+
+    def publish(self, pins: Pins, *, correlation_id: str | None = None) -> Pins:
+        text = pins.text
+        if len(text.encode()) > MAX_BYTES:
+            raise PinsError(
+                f"the pins are {len(text.encode()):,} bytes, more than {MAX_BYTES:,}",
+                next="retire models or candidates, or split them over deployments",
+            )
+        with _disk(self.path), self._locked():
+            standing = self._standing()
+            if standing is not None and standing.generation > pins.generation:
+                return standing
+            if standing is not None and standing.text == text:
+                return standing
+            with effect("fleet.publish", generation=pins.generation):
+                announcement = {"generation": pins.generation, "correlation_id": correlation_id}
+                write_whole(self.announcement_file, json.dumps(announcement))
+                write_whole(self.pins_file, text)
+        return pins
+
+    def published(self) -> Published | None:
+        with _disk(self.path):
+            try:
+                text = self.pins_file.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                return None
+            except UnicodeDecodeError as error:
+                raise PinsError(f"{self.pins_file} is not text: {error}") from error
+        return Published(parse(text, source=str(self.pins_file)), self._correlation())
+
+    def reports(self) -> tuple[Report, ...]:
+        found = []
+        with _disk(self.path):
+            files = sorted(self.reports_dir.glob("*.json"))
+        for file in files:
+            # A report may be struck off, or be a stranger's, between the listing and the reading.
+            with contextlib.suppress(FileNotFoundError, ValidationError, UnicodeDecodeError):
+                found.append(Report.model_validate_json(file.read_text(encoding="utf-8")))
+        return tuple(found)
+
+    def watch(self, timeout_s: float) -> Iterator[tuple[Report, ...]]:
+        from watchfiles import watch
+
+        self._make()
+        deadline = time.monotonic() + timeout_s
+        yield self.reports()
+        events = watch(
+            self.reports_dir,
+            step=_STEP_MS,
+            debounce=4 * _STEP_MS,
+            rust_timeout=int(_POLL_S * 1000),
+            yield_on_timeout=True,
+            recursive=False,
+            raise_interrupt=True,
+        )
+        for _ in events:
+            yield self.reports()
+            if time.monotonic() >= deadline:
+                return
+
+    def forget(self, server: str) -> bool:
+        file = self.reports_dir / f"{server}.json"
+        with _disk(self.path), effect("fleet.forget", server=server):
+            try:
+                file.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def report(self, report: Report) -> None:
+        self._make()
+        with _disk(self.path):
+            text = report.model_dump_json(by_alias=True, indent=1)
+            write_whole(self.reports_dir / f"{report.server}.json", text, durable=False)
+
+    async def follow(self, poll_s: float) -> AsyncIterator[None]:
+        from watchfiles import awatch
+
+        self._make()
+        yield None
+        while True:
+            try:
+                async for _ in awatch(
+                    self.path,
+                    step=_STEP_MS,
+                    debounce=4 * _STEP_MS,
+                    rust_timeout=int(poll_s * 1000),
+                    yield_on_timeout=True,
+                    recursive=False,
+                ):
+                    yield None
+            except (FileNotFoundError, OSError):
+                # The folder was taken away: keep what is applied, and look again.
+                yield None
+                await asyncio.sleep(poll_s)
+
+    def _make(self) -> None:
+        with _disk(self.path):
+            self.reports_dir.mkdir(parents=True, exist_ok=True)
+
+    def _standing(self) -> Pins | None:
+        """What stands, if it can be read at all: rubbish is written over."""
+        try:
+            found = self.published()
+        except PinsError:
+            return None
+        return found.pins if found else None
+
+    def _correlation(self) -> str | None:
+        try:
+            found = json.loads(self.announcement_file.read_text(encoding="utf-8"))
+            value = found.get("correlation_id")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return value if isinstance(value, str) else None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._make()
+        with (self.path / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FleetUnreachable(
+            f"the fleet's folder {path} cannot be used: {error.strerror or error}",
+            next="is it mounted and writable? see [fleet] path in modelswitch.toml",
+        ) from error

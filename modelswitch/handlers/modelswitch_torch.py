@@ -1,0 +1,119 @@
+"""The torch handler: exported programs (`model.pt2`) and TorchScript (`model.pt`), on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from modelswitch.handlers.modelswitch_protocol import Invalid, Worker
+    from modelswitch.handlers.modelswitch_tensors import Signature
+else:
+    from modelswitch_protocol import Invalid, Worker
+    from modelswitch_tensors import Signature
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request's tensors, in the signature's order."""
+
+    tensors: tuple[Any, ...]
+
+    @property
+    def rows(self) -> int:
+        return int(self.tensors[0].shape[0])
+
+    @property
+    def row_shapes(self) -> tuple[Any, ...]:
+        return tuple((tensor.dtype, tuple(tensor.shape[1:])) for tensor in self.tensors)
+
+
+class TorchModel:
+    """Requests of one batch are answered in one pass where the model has a free first axis."""
+
+    def __init__(self) -> None:
+        self.signature = Signature((), False)
+        self.module: Any = None
+
+    def load(self, folder: Path, document: dict[str, Any]) -> None:
+        torch.set_num_threads(document["recipe"]["threads"])
+        self.signature = Signature.of(document["signature"]["inputs"])
+        if (folder / "model.pt2").exists():
+            program = torch.export.load(folder / "model.pt2")
+            for index, shape in enumerate(_fixed_shapes(program)[: len(self.signature.specs)]):
+                if not self.signature.is_table:
+                    self.signature = self.signature.narrowed(index, shape)
+            self.module = program.module()
+        else:
+            self.module = torch.jit.load(str(folder / "model.pt"), map_location="cpu").eval()
+
+    def decode(self, body: dict[str, Any]) -> Question:
+        return Question(tuple(torch.from_numpy(array) for array in self.signature.read(body)))
+
+    def predict(self, questions: list[Question]) -> list[Any]:
+        outputs: list[Any] = [None] * len(questions)
+        for group in self._groups(questions):
+            answers = self._together([questions[i] for i in group]) if len(group) > 1 else None
+            for place, i in enumerate(group):
+                outputs[i] = answers[place] if answers else self._alone(questions[i])
+        return outputs
+
+    def encode(self, question: Question, output: Any) -> Any:
+        """Nested lists; for a model of columns rows of `{"0": …}`, as MLflow's DataFrame gives."""
+        if isinstance(output, torch.Tensor):
+            values = output.tolist()
+            if self.signature.is_table and 1 <= output.ndim <= 2:
+                rows = [row if isinstance(row, list) else [row] for row in values]
+                return [{str(i): cell for i, cell in enumerate(row)} for row in rows]
+            return values
+        if isinstance(output, dict):
+            return {str(name): self.encode(question, value) for name, value in output.items()}
+        if isinstance(output, tuple | list):
+            return [self.encode(question, value) for value in output]
+        return output
+
+    def _groups(self, questions: list[Question]) -> list[list[int]]:
+        """Which requests may share a pass: those that differ in their number of rows alone."""
+        free = all(spec.shape and spec.shape[0] == -1 for spec in self.signature.specs)
+        if not free:
+            return [[i] for i in range(len(questions))]
+        groups: dict[Any, list[int]] = {}
+        for i, question in enumerate(questions):
+            groups.setdefault(question.row_shapes, []).append(i)
+        return list(groups.values())
+
+    def _together(self, questions: list[Question]) -> list[Any] | None:
+        """One pass for all, or None when that does not work out: then each goes alone."""
+        joined = tuple(
+            torch.cat(parts) for parts in zip(*(q.tensors for q in questions), strict=True)
+        )
+        output = self._alone(Question(joined))
+        rows = [question.rows for question in questions]
+        if isinstance(output, torch.Tensor) and output.ndim and len(output) == sum(rows):
+            return list(torch.split(output, rows))
+        return None
+
+    def _alone(self, question: Question) -> Any:
+        try:
+            with torch.inference_mode():
+                return self.module(*question.tensors)
+        except AssertionError as error:  # an exported program's guards on its inputs' shapes
+            return Invalid(422, f"the model does not take inputs of these shapes: {error}")
+        except Exception as error:  # noqa: BLE001 - one bad request spoils nothing for the others
+            return error
+
+
+def _fixed_shapes(program: Any) -> list[tuple[int, ...]]:
+    """The lengths each input was exported with; -1 where the program takes any."""
+    shapes = {
+        node.name: tuple(n if isinstance(n, int) else -1 for n in node.meta["val"].shape)
+        for node in program.graph.nodes
+        if node.op == "placeholder" and hasattr(node.meta.get("val"), "shape")
+    }
+    return [shapes.get(name, ()) for name in program.graph_signature.user_inputs]
+
+
+handle = Worker(TorchModel())

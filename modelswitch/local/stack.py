@@ -1,0 +1,217 @@
+"""Stack: the whole pipeline's servers on this machine, started and stopped as one.
+
+Every process is noted in stack.json the moment it runs, and carries the stack's id in its
+environment, so that a command killed at any point leaves nothing that the next one cannot find.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelswitch.effects import effect, tell
+from modelswitch.errors import StackError
+from modelswitch.local import keeper, ports, processes
+from modelswitch.local.addresses import STATE_FILE, Addresses, State, addresses, read_state
+from modelswitch.local.agents import agent
+from modelswitch.local.folders import Folders
+from modelswitch.local.part import Part
+from modelswitch.local.postgresql import postgresql
+from modelswitch.local.starter import Starter, check_ports, why_not_healthy
+from modelswitch.local.status import MemberStatus, StackStatus
+from modelswitch.local.torchserve import torchserve
+from modelswitch.local.tracking import tracking
+from modelswitch.settings import Settings
+
+LOCK_FILE = "stack.lock"
+
+# What others stand on is stopped after them; those of one group are stopped together
+_STOP_ORDER = (("keeper",), ("agent",), ("torchserve", "mlflow"), ("postgresql",))
+
+
+class Stack:
+    """The stack of one state folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folders = Folders(settings.state_dir)
+
+    @property
+    def addresses(self) -> Addresses:
+        return addresses(self.settings)
+
+    def up(
+        self,
+        *,
+        servers: int | None = None,
+        port_base: int | None = None,
+        foreground: bool = False,
+        agents: bool = True,
+    ) -> StackStatus:
+        """Start what does not run and wait until all is healthy; harmless when all is.
+
+        With `foreground` it returns only after Ctrl-C or SIGTERM, when all is stopped again.
+        Raises StackError when a port is taken or a part does not become healthy: what this
+        call started is stopped again then, and on Ctrl-C.
+        """
+        if not foreground:
+            with self._locked():
+                return self._start(self._wanted(servers, port_base, agents), is_kept=True)
+        standing = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            with self._locked():
+                status = self._start(self._wanted(servers, port_base, agents), is_kept=False)
+            tell("stack.up", addresses=status.addresses)
+            keeper.keep(self)
+        except KeyboardInterrupt:
+            tell("stack.interrupted")
+        finally:
+            self.down()
+            signal.signal(signal.SIGTERM, standing)
+        return self.status()
+
+    def heal(self) -> None:
+        """Start again what has died, unless the stack was stopped meanwhile."""
+        with self._locked():
+            if read_state(self.settings) is not None:
+                self._start(self._wanted(), is_kept=False)
+
+    def down(self) -> bool:
+        """Stop every process of the stack, and nothing else; False when there was none."""
+        if read_state(self.settings) is None:
+            return False
+        # First of all, and not waiting for the lock: it would start again what we stop
+        self._stop(_STOP_ORDER[0])
+        with self._locked():
+            for group in _STOP_ORDER:
+                self._stop(group)
+            state = read_state(self.settings)
+            if state is not None:
+                processes.stop(processes.with_id(state.id))
+                (self.folders.state / STATE_FILE).unlink()
+            return True
+
+    def status(self) -> StackStatus:
+        """Each process as it is now; takes no lock and changes nothing."""
+        state = read_state(self.settings)
+        if state is None:
+            return StackStatus((), self.addresses)
+        return self._status(state)
+
+    def _start(self, wanted: State, *, is_kept: bool) -> StackStatus:
+        state = self._without_the_dead(wanted)
+        parts = self._parts(state)
+        missing = [part for part in parts if part.name not in state.members]
+        if is_kept and keeper.NAME not in state.members:
+            missing.append(keeper.part(self.settings, after=[part.name for part in parts]))
+        for part in missing:
+            check_ports(part)
+        starter = Starter(self.folders.state / STATE_FILE, state)
+        starter.start(missing)
+        return self._status(starter.state)
+
+    def _wanted(
+        self, servers: int | None = None, port_base: int | None = None, agents: bool | None = None
+    ) -> State:
+        """What should run: what does already, and what is asked for beyond it."""
+        local = self.settings.local
+        standing = read_state(self.settings)
+        if standing is None:
+            base = port_base or local.port_base
+            elsewhere = os.environ.get("MLFLOW_TRACKING_URI", ports.tracking_url(base))
+            return State(
+                id=uuid.uuid4().hex,
+                port_base=base,
+                servers=servers or local.servers,
+                postgresql=self.settings.database_url is None,
+                mlflow=self.settings.tracking_uri is None and elsewhere == ports.tracking_url(base),
+                agents=agents is not False,
+            )
+        fewer = servers is not None and servers < standing.servers
+        if fewer or (port_base is not None and port_base != standing.port_base):
+            raise StackError(
+                f"the stack runs with {standing.servers} servers on port base "
+                f"{standing.port_base}, and neither can be changed while it does",
+                next="modelswitch down, then up again",
+            )
+        more = {"servers": servers or standing.servers, "agents": standing.agents or bool(agents)}
+        return standing.model_copy(update=more)
+
+    def _parts(self, state: State) -> list[Part]:
+        base = state.port_base
+        parts = []
+        if state.postgresql:
+            parts.append(postgresql(self.folders))
+        if state.mlflow:
+            parts.append(tracking(self.folders, base, has_postgresql=state.postgresql))
+        parts += [torchserve(self.folders, base, place) for place in range(state.servers)]
+        if state.agents:
+            parts += [agent(self.settings, base, place) for place in range(state.servers)]
+        return parts
+
+    def _without_the_dead(self, state: State) -> State:
+        """With the members that live; what the dead, or a killed `up`, left behind is stopped."""
+        alive = {
+            name: process
+            for name, member in state.members.items()
+            if (process := processes.find(member.pid, member.created))
+        }
+        known = {p.pid for process in alive.values() for p in processes.tree(process)}
+        processes.stop([p for p in processes.with_id(state.id) if p.pid not in known])
+        members = {name: state.members[name] for name in alive}
+        return state.model_copy(update={"members": members})
+
+    def _stop(self, kinds: tuple[str, ...]) -> None:
+        state = read_state(self.settings)
+        for name, member in state.members.items() if state else ():
+            process = processes.find(member.pid, member.created)
+            if process is not None and name.partition("-")[0] in kinds:
+                with effect("stack.stop", part=name, pid=member.pid):
+                    processes.stop([process], by=member.stop_by)
+
+    def _status(self, state: State) -> StackStatus:
+        parts = self._parts(state)
+        if keeper.NAME in state.members:
+            parts.append(keeper.part(self.settings, after=[]))
+        return StackStatus(tuple(_member_status(part, state) for part in parts), self.addresses)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Serialises what starts and stops; the lock goes with the process that holds it."""
+        self.folders.state.mkdir(parents=True, exist_ok=True)
+        _ignore_in_git(self.folders.state)
+        with (self.folders.state / LOCK_FILE).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell("stack.wait", why="another command starts or stops the stack")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _member_status(part: Part, state: State) -> MemberStatus:
+    member = state.members.get(part.name)
+    process = processes.find(member.pid, member.created) if member else None
+    if member is None or process is None:
+        why = "it does not run"
+        return MemberStatus(part.name, None, None, part.address, part.log, why)
+    since = datetime.fromtimestamp(member.created, UTC)
+    why_not = why_not_healthy(part, process)
+    return MemberStatus(part.name, member.pid, since, part.address, part.log, why_not)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _ignore_in_git(folder: Path) -> None:
+    """Data and logs inside a checkout are not for committing."""
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n", encoding="utf-8")

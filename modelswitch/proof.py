@@ -1,0 +1,178 @@
+"""What every server says of a move, as its agent reports it: warm, proven, failed, behind.
+
+Commands decide by reports alone; they never ask a server themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from modelswitch.effects import tell
+from modelswitch.errors import FleetUnreachable, NotProven
+from modelswitch.fleet.protocol import Fleet
+from modelswitch.line import Slot
+from modelswitch.reports import Report, State
+from modelswitch.settings import Timeouts
+
+POOL = "default"
+_SLACK_S = 10.0  # an agent's fetch and verification come before its own load timeout
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOutcome:
+    """What one server did of a move. `state`: proven · ready · failed · behind · down."""
+
+    name: str
+    state: str
+    proven_at: datetime | None = None
+    latency_ms: float | None = None
+    error: str | None = None
+
+    @property
+    def why(self) -> str:
+        """In one line: of a traceback the last."""
+        lines = (self.error or "").strip().splitlines()
+        return lines[-1] if lines else self.state
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    ok: bool
+    servers: tuple[ServerOutcome, ...] = ()
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        return {
+            "servers": {
+                s.name: {
+                    "state": s.state,
+                    "proven_at": s.proven_at.isoformat() if s.proven_at else None,
+                    "error": s.error,
+                }
+                for s in self.servers
+            }
+        }
+
+    @property
+    def story(self) -> str:
+        bad = [s for s in self.servers if s.state != "proven"]
+        return "; ".join(f"server {s.name}: {s.why}" for s in bad)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What a report says of a move: done, failed for good, or not yet either."""
+
+    done: bool = False
+    failed: bool = False
+    error: str | None = None
+
+
+Judge = Callable[[Report], _Verdict]
+
+
+class Proof:
+    """Waits for the servers of one deployment."""
+
+    def __init__(self, fleet: Fleet, timeouts: Timeouts) -> None:
+        self.fleet = fleet
+        self.timeouts = timeouts
+
+    def roster(self) -> tuple[Report, ...]:
+        return tuple(r for r in self.fleet.reports() if r.pool == POOL)
+
+    def refuse_silent(self, model: str, slot: Slot) -> None:
+        """Before any effect: every server of the roster must live to be proven."""
+        now = datetime.now(UTC)
+        roster = self.roster()
+        silent = [r for r in roster if r.is_silent(now)]
+        if not roster or len(silent) == len(roster):
+            raise FleetUnreachable(
+                f"{model}@{slot.version}: no live server in the fleet, so nothing can be proven",
+                next="modelswitch status; modelswitch up",
+            )
+        if silent:
+            names = ", ".join(r.server for r in silent)
+            raise NotProven(
+                f"{model}@{slot.version} was not promoted: server {names} is down (last heard of "
+                f"{silent[0].heartbeat_at:%H:%M:%S} UTC). Nothing was changed.",
+                next="start it again, or strike it off the roster: "
+                f"modelswitch agent forget {silent[0].server}",
+            )
+
+    def is_warm(self, model: str, slot: Slot) -> bool:
+        roster = self.roster()
+        return bool(roster) and all(r.is_warm(model, slot.label, slot.workers) for r in roster)
+
+    def wait_warm(self, model: str, slot: Slot) -> Outcome:
+        def judge(report: Report) -> _Verdict:
+            found = report.slot(model, slot.label)
+            if found.state is State.FAILED:
+                return _Verdict(failed=True, error=found.error)
+            return _Verdict(done=report.is_warm(model, slot.label, slot.workers))
+
+        return self._wait(judge, self.timeouts.load_s + _SLACK_S)
+
+    def wait_proven(self, model: str, slot: Slot, *, everyone: bool = False) -> Outcome:
+        """`everyone`: also hear the others out when one failed, and wait for none that is down."""
+        judge = self._judge_proven(model, slot)
+        return self._wait(judge, self.timeouts.prove_s, everyone=everyone)
+
+    def _judge_proven(self, model: str, slot: Slot) -> Judge:
+        def judge(report: Report) -> _Verdict:
+            found = report.slot(model, slot.label)
+            error = found.error or (report.models[model].error if model in report.models else None)
+            if report.proves(model, slot.label, slot.digest):
+                proof = report.models[model].proof
+                return _Verdict(done=proof is not None)
+            return _Verdict(failed=found.state is State.FAILED, error=error)
+
+        return judge
+
+    def _wait(self, judge: Judge, timeout_s: float, *, everyone: bool = False) -> Outcome:
+        """Until every server of the roster is done, or one failed, or time is up.
+
+        A report counts from the generation published on. `everyone`: also hear the others out
+        when one has failed, and do not wait for servers that are down.
+        """
+        published = self.fleet.published()
+        generation = published.pins.generation if published else 0
+        servers: dict[str, ServerOutcome] = {}
+        started = time.monotonic()
+        for reports in self.fleet.watch(timeout_s):
+            now = datetime.now(UTC)
+            servers = {
+                r.server: _outcome(r, judge, generation, now) for r in reports if r.pool == POOL
+            }
+            tell(
+                "fleet.wait",
+                servers={name: s.state for name, s in servers.items()},
+                elapsed_s=time.monotonic() - started,
+            )
+            states = [s.state for s in servers.values()]
+            if states and all(s == "proven" for s in states):
+                return Outcome(ok=True, servers=tuple(servers.values()))
+            ended = {"proven", "failed", "down"} if everyone else {"proven"}
+            if all(s in ended for s in states) or (not everyone and "failed" in states):
+                break
+        return Outcome(ok=False, servers=tuple(servers.values()))
+
+
+def _outcome(report: Report, judge: Judge, generation: int, now: datetime) -> ServerOutcome:
+    if report.is_silent(now):
+        return ServerOutcome(report.server, "down", error="no heartbeat, it is down")
+    verdict = judge(report) if report.generation >= generation else _Verdict()
+    if verdict.done:
+        proof = next((m.proof for m in report.models.values() if m.proof), None)
+        return ServerOutcome(
+            report.server,
+            "proven",
+            proof.at if proof else None,
+            proof.latency_ms if proof else None,
+        )
+    error = verdict.error or report.error
+    return ServerOutcome(report.server, "failed" if verdict.failed else "behind", error=error)

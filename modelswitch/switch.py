@@ -1,0 +1,512 @@
+"""ModelSwitch: the facade. One method a verb; the command line, and other programs, call these.
+
+What is needed is opened when it is needed: a rollback touches neither MLflow nor the store, and
+a warm switch proves first and imports MLflow afterwards, for the marks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelswitch import overview
+from modelswitch import pins as pinning
+from modelswitch.errors import (
+    ModelSwitchError,
+    NotFound,
+    Refused,
+    RegistryUnreachable,
+    UsageError,
+)
+from modelswitch.fleet import FolderFleet
+from modelswitch.fleet.protocol import Fleet
+from modelswitch.ledger import (
+    Entry,
+    Event,
+    Ledger,
+    find_quarantine,
+    quarantine,
+    served_versions,
+)
+from modelswitch.line import Line, Slot, Stage, stage_of
+from modelswitch.moves import Intent, Moved, Moves
+from modelswitch.pins import Pins
+from modelswitch.refs import ModelRef
+from modelswitch.reports import Report
+from modelswitch.settings import Settings
+
+if TYPE_CHECKING:
+    from modelswitch.archive.document import Document
+    from modelswitch.builds import Built
+    from modelswitch.local.addresses import Addresses
+    from modelswitch.marks import Marks
+    from modelswitch.registry import ModelVersion, Registry
+    from modelswitch.servers.protocol import Answer
+    from modelswitch.store import ArchiveStore
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A concluded move and what became of MLflow's marks: `done`, `pending` or `none`."""
+
+    moved: Moved
+    marks: str
+    marks_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """All that is known of one version; `slots` are its archives in the line or in history."""
+
+    ref: ModelRef
+    stage: Stage
+    version: ModelVersion | None
+    slots: tuple[Slot, ...]
+    documents: Mapping[str, Document]
+    quarantined: Entry | None
+    rows: tuple[Event, ...]
+
+
+class ModelSwitch:
+    """The verbs of one deployment. Rooms may be handed in; else they are opened from settings."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger: Ledger | None = None,
+        fleet: Fleet | None = None,
+        store: ArchiveStore | None = None,
+        registry: Registry | None = None,
+        actor: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self.actor = actor
+        given = {"ledger": ledger, "fleet": fleet, "store": store, "registry": registry}
+        for name, room in given.items():
+            if room is not None:
+                self.__dict__[name] = room  # fills the cached property of that name
+
+    # Rooms, opened when first used
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        from modelswitch.local.addresses import addresses
+
+        return addresses(self.settings)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        from modelswitch.ledger import open_ledger
+
+        return open_ledger(self.addresses.database_url, self.settings.deployment)
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        return FolderFleet(self.settings.fleet_path)
+
+    @cached_property
+    def store(self) -> ArchiveStore:
+        from modelswitch.store import FsspecStore
+
+        return FsspecStore(self.settings.store)
+
+    @cached_property
+    def registry(self) -> Registry:
+        from modelswitch.registry import Registry
+
+        return Registry(self.addresses.tracking_uri)
+
+    @cached_property
+    def moves(self) -> Moves:
+        return Moves(self.ledger, self.fleet, self.settings)
+
+    # What exists
+
+    def register(
+        self,
+        uri: str,
+        name: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Register a run's model as a version; the same source again gives the same version."""
+        return self.registry.register(uri, name, tags=tags, recipe=recipe, about=about)
+
+    def models(self) -> list[overview.ModelRow]:
+        """Each model at a glance, those that only MLflow knows too, if it answers."""
+        now = datetime.now(UTC)
+        reports = self.fleet.reports()
+        by_model: dict[str, list[Event]] = {name: [] for name in self._registered()}
+        for event in self.ledger.history():
+            by_model.setdefault(event.model, []).append(event)
+        return [
+            overview.model_row(name, rows, reports, now) for name, rows in sorted(by_model.items())
+        ]
+
+    def _registered(self) -> list[str]:
+        try:
+            return [model.name for model in self.registry.models()]
+        except RegistryUnreachable:
+            return []
+
+    def show(self, ref: ModelRef) -> Shown:
+        """All that is known of a version; raises NotFound."""
+        rows = self.ledger.history(ref.name)
+        if ref.version is None and ref.stage is None and ref.alias is None:
+            ref = replace(ref, stage=Stage.PRODUCTION)
+        number = self.resolve(ref)
+        known = [s for s in _slots_of(rows) if s.version == number and _fits(s, ref)]
+        try:
+            version: ModelVersion | None = self.registry.get_version(ref.name, number)
+        except RegistryUnreachable:
+            version = None
+        except NotFound:
+            version = None
+            if not known:
+                raise
+        documents = {s.digest: d for s in known if (d := self._document(s.digest)) is not None}
+        head = next((e for e in rows if not e.is_note), None)
+        entries = [e for e in quarantine(rows) if e.slot.version == number]
+        return Shown(
+            ref=ModelRef(ref.name, version=number),
+            stage=(
+                stage_of(number, head.head.standing, served_versions(rows)) if head else Stage.NONE
+            ),
+            version=version,
+            slots=tuple(known),
+            documents=documents,
+            quarantined=entries[-1] if entries else None,
+            rows=tuple(e for e in rows if _concerns(e, number)),
+        )
+
+    def resolve(self, ref: ModelRef) -> str:
+        """The version a reference means now; raises NotFound or UsageError."""
+        if ref.version is not None:
+            return ref.version
+        if ref.alias is not None:
+            return self.registry.resolve_alias(ref.name, ref.alias)
+        if ref.stage is None:
+            raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
+        event = self.ledger.head(ref.name)
+        line = event.head.standing if event else None
+        found = {
+            Stage.PRODUCTION: line.default if line else None,
+            Stage.STAGING: line.candidates[-1] if line and line.candidates else None,
+        }.get(ref.stage)
+        if found is None:
+            raise NotFound(
+                f"{ref.name} has no version in {ref.stage}", next=f"modelswitch show {ref.name}"
+            )
+        return found.version
+
+    # Archives
+
+    def build(
+        self, ref: ModelRef, *, golden: bool = True, recipe: Mapping[str, Any] | None = None
+    ) -> Built:
+        """The archive of a version: built once for a recipe and handler release, then reused."""
+        from modelswitch.builds import Builds
+
+        version = self.registry.get_version(ref.name, self.resolve(ref))
+        environments = {r.server: r.env for r in self._live()}
+        builds = Builds(self.registry, self.store, environments)
+        return builds.get(version, recipe=recipe, golden=golden)
+
+    def check_build(self, ref: ModelRef) -> list[str]:
+        """Build again, with the recorded golden answer, and tell where the bytes differ."""
+        from modelswitch.builds import Builds
+
+        number = self.resolve(ref)
+        version = self.registry.get_version(ref.name, number)
+        known = [s for s in _slots_of(self.ledger.history(ref.name)) if s.version == number]
+        slot = next((s for s in known if _fits(s, ref)), None)
+        return Builds(self.registry, self.store, {}).check(version, slot)
+
+    def _document(self, digest: str) -> Document | None:
+        from modelswitch.archive.verify import read_document
+
+        with tempfile.TemporaryDirectory(prefix="modelswitch-") as folder:
+            path = Path(folder) / "archive.mar"
+            try:
+                self.store.fetch(digest, path)
+                return read_document(path)[0]
+            except ModelSwitchError:
+                return None
+
+    def _slot(self, ref: ModelRef, *, golden: bool, recipe: Mapping[str, Any] | None) -> Slot:
+        """The slot a promotion means: one that is loaded already, else a built one."""
+        if ref.version is None and ref.alias is None and ref.stage is None:
+            raise UsageError(f"{ref} names no version", next=f"modelswitch promote {ref.name}@3")
+        number = self.resolve(ref)
+        event = self.ledger.head(ref.name)
+        line = event.head.line if event else None
+        loaded = [s for s in (line.slots if line else ()) if s.version == number and _fits(s, ref)]
+        if recipe is None and len(loaded) == 1:
+            return loaded[0]
+        if recipe is None and len(loaded) > 1:
+            names = ", ".join(f"{ref.name}@{s.version}:{s.label.partition('-')[2]}" for s in loaded)
+            raise UsageError(f"{ref} is loaded with several recipes", next=f"one of: {names}")
+        rows = self.ledger.history(ref.name)
+        entry = find_quarantine(
+            [e for e in quarantine(rows) if e.whole_version],
+            Slot(number, "sha256:" + "0" * 64),
+        )
+        if entry is not None:
+            self.moves.refuse_quarantined(ref.name, entry.slot)  # before a build that leads nowhere
+        if ref.digest8 is not None:
+            known = [s for s in _slots_of(rows) if s.version == number and _fits(s, ref)]
+            if not known:
+                raise NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}")
+            return replace(known[0], workers=1)
+        return self.build(replace(ref, version=number), golden=golden, recipe=recipe).slot
+
+    # Moves
+
+    def promote(
+        self,
+        ref: ModelRef,
+        to: Stage,
+        reason: str,
+        *,
+        golden: bool = True,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Switched:
+        """Bring a version to Staging or Production; raises NotProven when it was undone."""
+        slot = self._slot(ref, golden=golden, recipe=recipe)
+        move = {Stage.STAGING: self.moves.stage, Stage.PRODUCTION: self.moves.promote}.get(to)
+        if move is None:
+            raise UsageError(
+                f"a version is promoted to staging or production, not to {to}",
+                next=f"modelswitch retire {ref} takes it out of service",
+            )
+        try:
+            return self._marked(move(ref.name, slot, self._intent(reason)))
+        except ModelSwitchError:
+            self.mark(ref.name)
+            raise
+
+    def rollback(
+        self, model: str, reason: str, *, leaves: str | None = None, quarantines: bool = True
+    ) -> Switched:
+        """Go back by one row; needs neither MLflow nor the store."""
+        intent = self._intent(reason)
+        try:
+            moved = self.moves.rollback(model, intent, leaves=leaves, quarantines=quarantines)
+        except ModelSwitchError as error:
+            if error.exit == 4:  # it stands, though some server is behind
+                self.mark(model)
+            raise
+        return self._marked(moved)
+
+    def retire(self, ref: ModelRef, reason: str) -> Switched:
+        """Unload a candidate or a way back; the whole model for a bare name."""
+        event = self.ledger.head(ref.name)
+        if event is None:
+            raise NotFound(f"nothing of {ref.name} was ever staged", next="modelswitch models")
+        slot: Slot | None = None
+        if ref != ModelRef(ref.name):
+            number = self.resolve(ref)
+            loaded = [s for s in event.head.line.slots if s.version == number and _fits(s, ref)]
+            if len(loaded) != 1:
+                what = "is not loaded" if not loaded else "is loaded with several recipes"
+                raise Refused(f"{ref} {what}", next=f"modelswitch show {ref.name}")
+            slot = loaded[0]
+        return self._marked(self.moves.retire(ref.name, slot, self._intent(reason)))
+
+    def quarantined(self) -> dict[str, tuple[Entry, ...]]:
+        """What may not be promoted, by model."""
+        by_model: dict[str, list[Event]] = {}
+        for event in self.ledger.history():
+            by_model.setdefault(event.model, []).append(event)
+        return {m: q for m, rows in sorted(by_model.items()) if (q := quarantine(rows))}
+
+    def lift(self, ref: ModelRef, reason: str) -> Event:
+        """End a version's quarantine."""
+        if ref.version is None:
+            raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
+        event = self.moves.lift(ref.name, ref.version, self._intent(reason))
+        self.mark(ref.name)
+        return event
+
+    def resume(
+        self, model: str | None = None, *, now: bool = False, outrank: str | None = None
+    ) -> list[Switched]:
+        """Conclude whatever is open, publish what the ledger says, catch the marks up."""
+        if outrank is not None:
+            self.moves.outrank(self._intent(outrank))
+        else:
+            self.moves.publish()
+        concluded = []
+        names = [model] if model else sorted(self.ledger.heads())
+        for name in names:
+            moved = self.moves.conclude(name, self._intent("resume"), now=now)
+            if moved is not None:
+                concluded.append(self._marked(moved))
+            else:
+                self.mark(name)
+        return concluded
+
+    def _intent(self, reason: str) -> Intent:
+        return Intent(reason=reason, claimed=self.actor)
+
+    # Reading
+
+    def history(self, model: str | None = None, limit: int | None = None) -> list[Event]:
+        """Rows, newest first."""
+        rows = self.ledger.history(model, limit)
+        if model is not None and not rows:
+            raise NotFound(f"no row speaks of {model}", next="modelswitch models")
+        return rows
+
+    def diff(self) -> list[overview.Difference]:
+        """Where pins, servers and MLflow's marks are not as the ledger says."""
+        snapshot = self.ledger.snapshot()
+        wanted = self._rendered()
+        published = self.fleet.published()
+        found = overview.differences(
+            wanted,
+            published.pins if published else None,
+            self.fleet.reports(),
+            snapshot.heads,
+            datetime.now(UTC),
+        )
+        return found + self._mark_differences(snapshot.heads)
+
+    def _rendered(self) -> Pins:
+        snapshot = self.ledger.snapshot()
+        return pinning.render(
+            {name: event.head for name, event in snapshot.heads.items()},
+            deployment=self.settings.deployment,
+            generation=snapshot.generation,
+            epoch=snapshot.epoch,
+        )
+
+    def reports(self) -> tuple[Report, ...]:
+        return self.fleet.reports()
+
+    def forget_server(self, name: str) -> bool:
+        """Strike a server off the roster."""
+        return self.fleet.forget(name)
+
+    def _live(self) -> list[Report]:
+        now = datetime.now(UTC)
+        return [r for r in self.fleet.reports() if not r.is_silent(now)]
+
+    def predict(
+        self, model: str, body: bytes, *, version: str | None = None, timeout_s: float = 30.0
+    ) -> Answer:
+        """Ask a live server, on the default path unless a version is named."""
+        import asyncio
+
+        from modelswitch.servers.torchserve import TorchServe
+
+        label: str | None = None
+        if version is not None:
+            event = self.ledger.head(model)
+            slots = event.head.slots if event else ()
+            label = next((s.label for s in slots if s.version == version), None)
+            if label is None:
+                raise NotFound(
+                    f"{model}@{version} is not loaded",
+                    next=f'modelswitch promote {model}@{version} --to staging --reason "…"',
+                )
+        live = [r.inference_url for r in self._live() if r.inference_url]
+        url = live[0] if live else self.addresses.servers[0].inference_url
+        management = self.addresses.servers[0].management_url
+
+        async def ask() -> Answer:
+            server = TorchServe(url, management)
+            try:
+                return await server.predict(model, body, label=label, timeout_s=timeout_s)
+            finally:
+                await server.close()
+
+        return asyncio.run(ask())
+
+    # MLflow's marks: a mirror, written last, caught up later
+
+    def mark(self, model: str) -> str | None:
+        """Bring MLflow's marks of one model up; the reason when that must wait."""
+        from modelswitch import marks
+
+        try:
+            marks.reconcile(self.registry, model, lambda: self._desired_marks(model))
+        except ModelSwitchError as error:
+            return error.message
+        return None
+
+    def _marked(self, moved: Moved) -> Switched:
+        error = self.mark(moved.model)
+        return Switched(moved, "pending" if error else "done", error)
+
+    def _desired_marks(self, model: str) -> Marks:
+        from modelswitch import marks
+
+        rows = self.ledger.history(model)
+        head = next((e for e in rows if not e.is_note), None)
+        return marks.desired(
+            model,
+            head.head.line if head else Line(),
+            served_versions(rows),
+            {e.slot.version: e.reason or "true" for e in quarantine(rows)},
+            deployment=self.settings.deployment,
+            primary=self.settings.primary,
+        )
+
+    def _mark_differences(self, models: Iterable[str]) -> list[overview.Difference]:
+        from modelswitch import marks
+
+        found: list[overview.Difference] = []
+        for model in models:
+            try:
+                changes = marks.diff(
+                    self._desired_marks(model), marks.observe(self.registry, model)
+                )
+            except ModelSwitchError as error:
+                return [
+                    *found,
+                    overview.Difference(
+                        "marks", None, "MLflow", "an answer", error.message, "is MLflow up?"
+                    ),
+                ]
+            found += [
+                overview.Difference(
+                    "marks",
+                    model,
+                    f"MLflow: {c.where}",
+                    str(c.wanted),
+                    str(c.found),
+                    f"modelswitch resume {model}",
+                )
+                for c in changes
+            ]
+        return found
+
+
+def _fits(slot: Slot, ref: ModelRef) -> bool:
+    return ref.digest8 is None or slot.label.endswith(ref.digest8)
+
+
+def _slots_of(rows: Iterable[Event]) -> list[Slot]:
+    """Every slot that any row names, the most recent first, each digest once."""
+    found: dict[str, Slot] = {}
+    for event in rows:
+        for line in (event.target, event.line):
+            for slot in line.slots if line else ():
+                found.setdefault(slot.digest, slot)
+    return list(found.values())
+
+
+def _concerns(event: Event, version: str) -> bool:
+    lines = [line for line in (event.line, event.target) if line]
+    named = event.evidence.get("version") == version
+    left = event.leaves is not None and event.leaves.version == version
+    return named or left or any(s.version == version for line in lines for s in line.slots)

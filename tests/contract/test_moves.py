@@ -1,0 +1,253 @@
+"""The moves on twin servers: every rule of the protocol that a user can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelswitch.errors import (
+    FleetUnreachable,
+    NoLongerServes,
+    NothingToGoBackTo,
+    NotProven,
+    Quarantined,
+    Refused,
+)
+from modelswitch.line import Kind
+from modelswitch.moves import Intent
+from modelswitch.reports import State
+from tests.site import Site, wait_for
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Site(tmp_path) as made:
+        yield made
+
+
+def test_staging_loads_everywhere_and_moves_no_traffic(site: Site) -> None:
+    one = site.slot("1")
+    moved = site.stage(one)
+    assert [s.state for s in moved.servers] == ["proven", "proven"]
+    assert site.all_answer() == {None}
+    assert site.ledger.head("digits").head.line.candidates == (one,)
+
+
+def test_promotion_answers_on_every_server_and_keeps_the_way_back_warm(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.stage(two)
+    moved = site.promote(two)
+    assert site.all_answer() == {"2"}
+    assert (moved.before, moved.after) == (one, two)
+    assert all(site.report(n).is_warm("digits", one.label) for n in site.twins)
+    kinds = [(e.kind, e.action) for e in site.ledger.history("digits")]
+    # Warm already, so the second promotion needed no prepared row.
+    assert kinds[:2] == [(Kind.SETTLED, "promote"), (Kind.COMMITTED, "promote")]
+
+
+def test_rollback_goes_back_and_quarantines_what_it_leaves(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.promote(two)
+    site.rollback()
+    assert site.all_answer() == {"1"}
+    with pytest.raises(Quarantined, match="a test rolls back"):
+        site.promote(two)
+    site.moves.lift("digits", "2", Intent("mended"))
+    site.promote(two)
+    assert site.all_answer() == {"2"}
+
+
+def test_rollback_twice_goes_back_twice_only_if_asked_twice(site: Site) -> None:
+    slots = [site.slot(str(n)) for n in (1, 2, 3)]
+    for slot in slots:
+        site.promote(slot)
+    site.rollback(leaves="3")
+    with pytest.raises(NoLongerServes, match="digits@3 no longer serves, digits@2 does"):
+        site.rollback(leaves="3")
+    site.rollback(leaves="2")
+    assert site.all_answer() == {"1"}
+    with pytest.raises(NothingToGoBackTo):
+        site.rollback(leaves="1")
+
+
+def test_a_candidate_that_cannot_load_is_undone_with_its_reason(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.twins["b"].faults.unloadable.add(two.label)
+    with pytest.raises(NotProven, match="server b: .*cannot be loaded.* digits@1 serves") as error:
+        site.promote(two)
+    assert error.value.exit == 4
+    assert site.all_answer() == {"1"}
+    assert site.ledger.head("digits").head.line.serving == (one,)
+    wait_for(lambda: all(two.label not in _labels(site, n) for n in site.twins))
+
+
+def test_a_golden_request_answered_wrong_keeps_a_version_out(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.twins["a"].faults.golden_wrong.add(two.label)
+    with pytest.raises(NotProven, match="golden request wrong"):
+        site.stage(two)
+    assert site.all_answer() == {"1"}
+
+
+def test_a_server_that_is_down_blocks_a_promotion_and_no_rollback(site: Site) -> None:
+    one, two, three = (site.slot(n) for n in "123")
+    site.promote(one)
+    site.promote(two)
+    site.silence("b")
+    with pytest.raises(NotProven, match="server b is down.*Nothing was changed"):
+        site.promote(three)
+    with pytest.raises(Exception, match="Behind: server b") as error:
+        site.rollback()
+    assert error.value.exit == 4
+    assert site.answers("a") == "1"
+    assert site.answers("b") == "2"
+    site.start("b")
+    wait_for(lambda: site.answers("b") == "1")
+
+
+def test_no_live_server_is_an_error(site: Site) -> None:
+    one = site.slot("1")
+    for name in site.twins:
+        site.silence(name)
+    with pytest.raises(FleetUnreachable):
+        site.promote(one)
+
+
+def test_the_second_call_changes_nothing(site: Site) -> None:
+    one = site.slot("1")
+    site.stage(one)
+    assert not site.stage(one).changed
+    site.promote(one)
+    rows = len(site.ledger.history("digits"))
+    assert not site.promote(one).changed
+    assert len(site.ledger.history("digits")) == rows
+    with pytest.raises(Refused, match="already in Production"):
+        site.stage(one)
+
+
+def test_a_second_candidate_replaces_the_first(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.stage(one)
+    moved = site.stage(two)
+    assert moved.replaced == (one,)
+    wait_for(lambda: all(_labels(site, n) == {two.label} for n in site.twins))
+
+
+def test_retire_unloads_a_candidate_and_refuses_what_serves(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.stage(two)
+    site.moves.retire("digits", two, Intent("not wanted"))
+    wait_for(lambda: all(_labels(site, n) == {one.label} for n in site.twins))
+    with pytest.raises(Refused, match="cannot be retired"):
+        site.moves.retire("digits", one, Intent("x"))
+    site.moves.retire("digits", None, Intent("the whole model goes"))
+    wait_for(lambda: all(not _labels(site, n) for n in site.twins))
+    assert site.all_answer() == {None}
+
+
+def test_a_server_that_restarts_heals_by_itself(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.promote(two)
+    site.twins["a"].restart()
+    wait_for(lambda: site.answers("a") == "2" and site.report("a").healthy)
+    wait_for(lambda: site.report("a").is_warm("digits", one.label))
+
+
+def test_an_agent_that_restarts_needs_no_fleet_to_heal_its_server(site: Site) -> None:
+    one = site.slot("1")
+    site.promote(one)
+    site.stop("a")
+    site.fleet.pins_file.rename(site.folder / "away.json")
+    site.twins["a"].restart()
+    site.start("a")
+    wait_for(lambda: site.answers("a") == "1")
+
+
+def test_a_default_moved_by_hand_is_put_right(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.stage(two)
+    site.on_loop(lambda: site.twins["a"].set_default("digits", two.label))
+    wait_for(lambda: site.answers("a") == "1")
+
+
+def test_a_foreign_version_is_removed_and_a_foreign_model_kept(site: Site) -> None:
+    one, foreign, other = site.slot("1"), site.slot("9"), site.slot("1", "other")
+    site.promote(one)
+    twin = site.twins["a"]
+    for model, slot in (("digits", foreign), ("other", other)):
+        file = f"{slot.digest[7:]}.mar"
+        site.store.fetch(slot.digest, twin.model_store / file)
+        site.on_loop(lambda m=model, s=slot, f=file: twin.register(m, s.label, f))
+    wait_for(lambda: foreign.label not in _labels(site, "a"))
+    wait_for(lambda: [f.model for f in site.report("a").foreign] == ["other"])
+
+
+def test_pins_of_a_lower_generation_are_refused(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    old = site.fleet.pins_file.read_text()
+    site.promote(two)
+    site.fleet.pins_file.write_text(old)
+    wait_for(lambda: "refused pins" in (site.report("a").error or ""))
+    assert site.all_answer() == {"2"}
+    site.moves.publish()
+    wait_for(lambda: site.report("a").error is None)
+
+
+def test_a_corrupt_archive_is_refused_before_the_server_sees_it(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    path = next(site.folder.rglob(f"archives/{two.digest[7:]}.mar"))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(NotProven):
+        site.stage(two)
+    assert all(two.label not in _labels(site, n) for n in site.twins)
+
+
+def test_what_a_killed_command_left_prepared_is_settled_where_it_came_from(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    _leave_open(site, two, commit=False)
+    moved = site.moves.conclude("digits", Intent("resume"))
+    assert moved is not None
+    assert moved.after == one
+    assert site.all_answer() == {"1"}
+
+
+def test_what_a_killed_command_left_committed_is_settled_where_it_is_proven(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.stage(two)
+    _leave_open(site, two, commit=True)
+    moved = site.moves.conclude("digits", Intent("resume"))
+    assert moved is not None
+    assert moved.after.version == "2"
+    assert site.all_answer() == {"2"}
+    assert not site.ledger.head("digits").head.is_open
+
+
+def _leave_open(site: Site, slot, *, commit: bool) -> None:
+    with site.moves._at_work("digits") as work:
+        target = work.head.line.promoted(slot)
+        head = work.head.commit(target) if commit else work.head.prepare(target)
+        work.append(head, "promote", Intent("killed"))
+
+
+def _labels(site: Site, name: str) -> set[str]:
+    served = site.on_loop(lambda: site.twins[name].describe("digits"))
+    return set(served.versions) - {"placeholder"} if served else set()
+
+
+def test_states_are_told_while_a_slot_loads(site: Site) -> None:
+    one = site.slot("1")
+    site.stage(one)
+    assert site.report("a").slot("digits", one.label).state is State.PROVEN

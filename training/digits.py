@@ -1,0 +1,226 @@
+"""Train a small convolutional network on scikit-learn's digits and log it to MLflow.
+
+MLflow's own API only: nothing of ModelSwitch is imported, so any training script of yours can
+look like this one. It finds MLflow by MLFLOW_TRACKING_URI, else on 127.0.0.1:5000, logs the
+parameters, each epoch's metrics, a confusion matrix and the model as `.pt2`, and registers a
+version:
+
+    python training/digits.py --epochs 8
+    python training/digits.py --seed 1 --sample sample.json
+
+The model takes raw 8x8 digits, as scikit-learn ships them (float32, (n, 1, 8, 8), ink from 0 to
+16; the scaling is inside the model), and answers class probabilities (float32, (n, 10)): the
+position of the largest number is the digit, the number itself how sure the model is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+# An MLflow that is away is told in seconds, and a tiny model needs no progress bar.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from sklearn.datasets import load_digits
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.nn import functional as F
+
+CLASSES = 10
+FULL_INK = 16.0
+HELD_OUT = 0.25
+# The same images are held out whatever the seed, so that versions can be compared.
+SPLIT_SEED = 0
+BATCH_SIZE = 16
+
+
+class DigitNet(nn.Module):
+    """Two convolutions and two linear layers: 38,000 weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 16, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(16, 32, kernel_size=3, padding=1)
+        self.hidden = nn.Linear(32 * 4 * 4, 64)
+        self.last = nn.Linear(64, CLASSES)
+
+    def scores(self, ink: torch.Tensor) -> torch.Tensor:
+        """Unnormalised scores, (n, 10), which the loss is computed from."""
+        x = F.relu(self.first(ink / FULL_INK))
+        x = F.max_pool2d(F.relu(self.second(x)), 2)
+        return self.last(F.relu(self.hidden(x.flatten(1))))
+
+    def forward(self, ink: torch.Tensor) -> torch.Tensor:
+        """Class probabilities, (n, 10): what is exported and served."""
+        return self.scores(ink).softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images (n, 1, 8, 8) float32 and digits (n,) int64, to learn from and held out."""
+
+    images: torch.Tensor
+    digits: torch.Tensor
+    held_out_images: torch.Tensor
+    held_out_digits: torch.Tensor
+
+
+def load_data() -> Data:
+    source = load_digits()
+    images = source.images.astype(np.float32)[:, None, :, :]
+    digits = source.target.astype(np.int64)
+    parts = train_test_split(
+        images, digits, test_size=HELD_OUT, random_state=SPLIT_SEED, stratify=digits
+    )
+    learn_images, held_images, learn_digits, held_digits = (torch.from_numpy(p) for p in parts)
+    return Data(learn_images, learn_digits, held_images, held_digits)
+
+
+def train_epoch(net: DigitNet, optimizer: torch.optim.Optimizer, data: Data) -> float:
+    """One pass over the learning images in random order; the mean loss."""
+    net.train()
+    total = 0.0
+    for batch in torch.randperm(len(data.digits)).split(BATCH_SIZE):
+        loss = F.cross_entropy(net.scores(data.images[batch]), data.digits[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(batch)
+    return total / len(data.digits)
+
+
+@torch.no_grad()
+def evaluate(net: DigitNet, data: Data) -> tuple[float, torch.Tensor]:
+    """The share of held-out digits read right, and what was read, (n,)."""
+    net.eval()
+    read = net.scores(data.held_out_images).argmax(dim=1)
+    return (read == data.held_out_digits).float().mean().item(), read
+
+
+def draw_confusion(true: torch.Tensor, read: torch.Tensor) -> Any:
+    """A picture of which digit was read as which: rows are true, columns are read."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    counts = confusion_matrix(true, read, labels=range(CLASSES))
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    axes.set(xlabel="read as", ylabel="digit", xticks=range(CLASSES), yticks=range(CLASSES))
+    for row, column in np.argwhere(counts > 0):
+        ink = "white" if counts[row, column] > counts.max() / 2 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=ink)
+    return figure
+
+
+def log_model(net: DigitNet, data: Data, register_as: str | None) -> Any:
+    """Log the network as `.pt2`; MLflow's ModelInfo, with the version if it was registered."""
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, 8, 8))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, CLASSES))]),
+    )
+    return mlflow.pytorch.log_model(
+        net.eval(),
+        name="model",
+        signature=signature,
+        # More than one image: torch.export takes a dimension of size 1 for a constant, and the
+        # exported model would then refuse every other batch size.
+        input_example=data.held_out_images[:3].numpy(),
+        # Named here, because inferring them takes MLflow a good ten seconds.
+        pip_requirements=[f"{name}=={_release(name)}" for name in ("mlflow", "numpy", "torch")],
+        registered_model_name=register_as,
+    )
+
+
+def _release(package: str) -> str:
+    return version(package).partition("+")[0]  # without a local part such as +cpu
+
+
+def run(options: argparse.Namespace) -> None:
+    torch.manual_seed(options.seed)
+    data = load_data()
+    net = DigitNet()
+    optimizer = torch.optim.Adam(net.parameters(), lr=options.lr)
+
+    mlflow.set_experiment(options.name)
+    with mlflow.start_run() as active:
+        mlflow.log_params(
+            {
+                "epochs": options.epochs,
+                "seed": options.seed,
+                "lr": options.lr,
+                "batch_size": BATCH_SIZE,
+                "held_out": HELD_OUT,
+                "split_seed": SPLIT_SEED,
+            }
+        )
+        for epoch in range(1, options.epochs + 1):
+            loss = train_epoch(net, optimizer, data)
+            accuracy, read = evaluate(net, data)
+            mlflow.log_metrics({"loss": loss, "held_out_accuracy": accuracy}, step=epoch)
+            print(f"epoch {epoch}: loss {loss:.4f}, held-out accuracy {accuracy:.2%}")
+        mlflow.log_figure(draw_confusion(data.held_out_digits, read), "confusion_matrix.png")
+        logged = log_model(net, data, options.name if options.register else None)
+
+    if options.sample:
+        sample = {"inputs": data.held_out_images[:1].tolist()}
+        options.sample.write_text(json.dumps(sample) + "\n", encoding="utf-8")
+        print(f"sample: a {data.held_out_digits[0].item()}, in {options.sample}")
+    print(f"run: {active.info.run_id}")
+    if options.register:
+        reference = f"{options.name}@{logged.registered_model_version}"
+        print(f"version: {reference}")
+        print(f'next: modelswitch promote {reference} --to staging --reason "…"')
+    else:
+        print(f"next: modelswitch register runs:/{active.info.run_id}/model --name {options.name}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a small network on scikit-learn's digits and register it in MLflow."
+    )
+    parser.add_argument("--epochs", type=_at_least_one, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam")
+    parser.add_argument("--name", default="digits", help="of the experiment and the model")
+    parser.add_argument("--no-register", dest="register", action="store_false")
+    parser.add_argument("--sample", type=Path, metavar="PATH", help="write a digit to predict")
+    return parser.parse_args()
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, got {text!r}")
+    return int(text)
+
+
+def main() -> int:
+    # More threads than that only cost time on images of 64 pixels.
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    try:
+        run(parse_arguments())
+    except MlflowException as error:
+        print(f"MLflow at {mlflow.get_tracking_uri()}: {error.message}", file=sys.stderr)
+        print("next: modelswitch up, or set MLFLOW_TRACKING_URI", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
