@@ -1,7 +1,8 @@
 """The pins document: what every server of a deployment should hold, as one canonical text.
 
 Only intent stands here: no names of people, no reasons. The text is reviewed in pull requests
-and compared byte for byte, so there is exactly one encoder: `Pins.text`.
+and compared byte for byte, so there is exactly one encoder: `Pins.text`. The JSON schema that
+ships beside this module is `schema_text()`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from modelswitch.line import Head
 SCHEMA = 1
 MAX_BYTES = 1_000_000  # a ConfigMap holds less than 1 MiB
 
-Label = Annotated[str, Field(pattern=r"^[0-9]+-[0-9a-f]{8}$")]
+Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)-[0-9a-f]{8}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
+Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")]
 
 
 class _Strict(BaseModel):
@@ -30,14 +32,14 @@ class _Strict(BaseModel):
 
 class PinnedSlot(_Strict):
     digest: Digest
-    workers: Annotated[int, Field(ge=1, le=1024)]
-    device: str = "cpu"
+    workers: Annotated[int, Field(ge=1, le=1024, strict=True)]
+    device: Device = "cpu"
 
 
 class PinnedModel(_Strict):
     """`default` is null while only candidates stand: the name then answers 503."""
 
-    pool: str = "default"
+    pool: Name = "default"
     default: Label | None
     back: tuple[Label, ...] = ()
     slots: dict[Label, PinnedSlot]
@@ -48,6 +50,9 @@ class PinnedModel(_Strict):
         for label in [*named, *self.back]:
             if label not in self.slots:
                 raise ValueError(f"{label} is named but not among the slots")
+        if len(set(self.back)) != len(self.back):
+            twice = next(label for label in self.back if self.back.count(label) > 1)
+            raise ValueError(f"the way back {twice} is named twice")
         if self.default in self.back:
             raise ValueError(f"the way back {self.default} is the default itself")
         for label, slot in self.slots.items():
@@ -57,10 +62,10 @@ class PinnedModel(_Strict):
 
 
 class Pins(_Strict):
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(alias="schema")
     deployment: Name
-    generation: Annotated[int, Field(ge=0)]
-    epoch: str = "main"
+    generation: Annotated[int, Field(ge=0, strict=True)]
+    epoch: Name = "main"
     models: dict[Name, PinnedModel] = {}
 
     @property
@@ -77,8 +82,8 @@ class Pins(_Strict):
 def parse(text: str, *, source: str = "pins") -> Pins:
     """Read a pins document; raises PinsError naming the place in it that is wrong."""
     try:
-        data: Any = json.loads(text)
-    except ValueError as error:
+        data: Any = json.loads(text, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
         raise PinsError(f"{source} is not JSON: {error}") from error
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
         raise PinsError(
@@ -91,6 +96,31 @@ def parse(text: str, *, source: str = "pins") -> Pins:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise PinsError(f"{source}: {where or 'document'}: {first['msg']}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # JSON's readers differ in which of two same keys they take: none may decide what serves.
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice} stands twice")
+    return found
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of the document, for tools that are not ours."""
+    schema = Pins.model_json_schema(by_alias=True)
+    for part in (schema, *schema["$defs"].values()):
+        for named in part["properties"].values():
+            if "patternProperties" in named:  # keys that match no pattern are errors here
+                named["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """What `schemas/pins.schema.json` must hold."""
+    return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"
 
 
 def render_model(head: Head) -> PinnedModel:

@@ -10,6 +10,8 @@ from modelswitch.line import Stage
 
 # TorchServe takes a model's name into URLs and file names; MLflow allows far more.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
+_NUMBER = re.compile(r"[0-9]{1,18}")  # str.isdigit would take ٣ and ², which int() does not
+_ALIAS = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_-]+")
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
 
 
@@ -54,7 +56,7 @@ def parse_ref(text: str) -> ModelRef:
     if not tail:
         raise UsageError(f"{text!r} names no version after the @", next=f"{name}@3")
     number, colon, digest = tail.partition(":")
-    if number.isdigit():
+    if _NUMBER.fullmatch(number):
         if not colon:
             return ModelRef(name, version=str(int(number)))
         match = _DIGEST.fullmatch(digest)
@@ -66,7 +68,7 @@ def parse_ref(text: str) -> ModelRef:
         return ModelRef(name, version=str(int(number)), digest8=match.group(1)[:8])
     if tail.lower() in set(Stage):
         return ModelRef(name, stage=Stage(tail.lower()))
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", tail):
+    if not _ALIAS.fullmatch(tail):
         raise UsageError(
             f"{text!r}: after the @ comes a version, a stage or an alias", next=f"{name}@3"
         )

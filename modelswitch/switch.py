@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from modelswitch.archive.document import Document
     from modelswitch.builds import Built
     from modelswitch.local.addresses import Addresses
-    from modelswitch.marks import Marks
+    from modelswitch.marks import MarkChange
     from modelswitch.registry import ModelVersion, Registry
     from modelswitch.servers.protocol import Answer
     from modelswitch.store import ArchiveStore
@@ -438,7 +438,11 @@ class ModelSwitch:
         from modelswitch import marks
 
         try:
-            marks.reconcile(self.registry, model, lambda: self._desired_marks(model))
+            marks.apply(
+                self.registry,
+                self._mark_changes(model),
+                again=lambda: self._mark_changes(model),
+            )
         except ModelSwitchError as error:
             return error.message
         return None
@@ -447,12 +451,12 @@ class ModelSwitch:
         error = self.mark(moved.model)
         return Switched(moved, "pending" if error else "done", error)
 
-    def _desired_marks(self, model: str) -> Marks:
+    def _mark_changes(self, model: str) -> tuple[MarkChange, ...]:
         from modelswitch import marks
 
         rows = self.ledger.history(model)
         head = next((e for e in rows if not e.is_note), None)
-        return marks.desired(
+        desired = marks.desired(
             model,
             head.head.line if head else Line(),
             served_versions(rows),
@@ -460,16 +464,13 @@ class ModelSwitch:
             deployment=self.settings.deployment,
             primary=self.settings.primary,
         )
+        return marks.diff(desired, marks.observe(self.registry, model))
 
     def _mark_differences(self, models: Iterable[str]) -> list[overview.Difference]:
-        from modelswitch import marks
-
         found: list[overview.Difference] = []
         for model in models:
             try:
-                changes = marks.diff(
-                    self._desired_marks(model), marks.observe(self.registry, model)
-                )
+                changes = self._mark_changes(model)
             except ModelSwitchError as error:
                 return [
                     *found,
@@ -481,7 +482,7 @@ class ModelSwitch:
                 overview.Difference(
                     "marks",
                     model,
-                    f"MLflow: {c.where}",
+                    f"MLflow: {c.what}",
                     str(c.wanted),
                     str(c.found),
                     f"modelswitch resume {model}",

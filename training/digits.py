@@ -211,13 +211,12 @@ def _at_least_one(text: str) -> int:
 
 
 def main() -> int:
-    # More threads than that only cost time on images of 64 pixels.
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)  # more only cost time on images of 64 pixels
     try:
         run(parse_arguments())
     except MlflowException as error:
-        print(f"MLflow at {mlflow.get_tracking_uri()}: {error.message}", file=sys.stderr)
-        print("next: modelswitch up, or set MLFLOW_TRACKING_URI", file=sys.stderr)
+        print(f"MLflow at {mlflow.get_tracking_uri()}: {error}", file=sys.stderr)
+        print("next: modelswitch up, or set MLFLOW_TRACKING_URI to where it runs", file=sys.stderr)
         return 1
     return 0
 

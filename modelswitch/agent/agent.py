@@ -22,14 +22,14 @@ import structlog
 
 from modelswitch import __version__, effects
 from modelswitch.agent import plan
+from modelswitch.agent.intake import Intake
 from modelswitch.agent.plan import PLACEHOLDER, Known
 from modelswitch.agent.slots import Slots
 from modelswitch.archive.document import Document
 from modelswitch.effects import effect
-from modelswitch.errors import GoldenWrong, ModelSwitchError, PinsError, Temporary
-from modelswitch.files import write_whole
+from modelswitch.errors import GoldenWrong, ModelSwitchError, Temporary
 from modelswitch.fleet.protocol import Fleet
-from modelswitch.pins import PinnedModel, Pins, parse
+from modelswitch.pins import PinnedModel
 from modelswitch.reports import (
     Capacity,
     Environment,
@@ -92,20 +92,17 @@ class Agent:
         inference_url: str | None = None,
     ) -> None:
         self.name = name
-        self.deployment = deployment
         self.pool = pool
         self.fleet = fleet
+        self.intake = Intake(fleet, deployment, state_dir)
         self.slots = slots
         self.server = slots.server
-        self.state_dir = state_dir
         self.environment = environment or Environment()
         self.capacity = capacity or Capacity()
         self.inference_url = inference_url
         self.boot_id = uuid.uuid4().hex
-        self.pins: Pins | None = None
         self.applied = 0
         self.report: Report | None = None
-        self._refused: str | None = None
         self._wake = asyncio.Event()
         self._works: dict[str, _Work] = {}
         self._default_loads = asyncio.Semaphore(4)
@@ -117,7 +114,7 @@ class Agent:
 
     async def run(self) -> None:
         """Follow the fleet until cancelled."""
-        self._recall()
+        self.intake.recall()
         self._clean()
         follower = asyncio.create_task(self._follow())
         beat = asyncio.create_task(self._heartbeat())
@@ -138,8 +135,11 @@ class Agent:
 
     async def once(self) -> None:
         """One pass: accept, look, act, report."""
-        await self._accept()
-        pins = self.pins
+        if self.intake.accept():
+            for work in self._works.values():
+                for failure in work.failures.values():
+                    failure.retry_at = 0.0
+        pins = self.intake.pins
         mine = {
             name: model
             for name, model in (pins.models.items() if pins else ())
@@ -165,70 +165,6 @@ class Agent:
             if self.report is not None:
                 self.report = self.report.model_copy(update={"heartbeat_at": datetime.now(UTC)})
                 self._send(self.report)
-
-    # Accepting pins
-
-    async def _accept(self) -> None:
-        """Take the published pins, unless they are older, a stranger's, or not to be read."""
-        try:
-            published = self.fleet.published()
-        except (PinsError, Temporary) as error:
-            self._refuse(error.message)
-            return
-        if published is None:
-            return
-        new, old = published.pins, self.pins
-        if old is not None and new.text == old.text:
-            self._refused = None
-            return
-        if new.deployment != self.deployment:
-            self._refuse(
-                f"refused pins of the deployment {new.deployment!r}: this server belongs "
-                f"to {self.deployment!r}"
-            )
-            return
-        if old is not None and new.generation < old.generation:
-            self._refuse(
-                f"refused pins of generation {new.generation}: this server has taken "
-                f"{old.generation}"
-            )
-            return
-        if old is not None and new.generation == old.generation:
-            self._refuse(
-                f"refused pins of generation {new.generation}: they differ from those "
-                "this server took under the same number"
-            )
-            return
-        effects.set_correlation_id(published.correlation_id)
-        with effect("agent.accept", generation=new.generation):
-            self._remember(new)
-            self.pins = new
-        self._refused = None
-        for work in self._works.values():
-            for failure in work.failures.values():
-                failure.retry_at = 0.0
-
-    def _refuse(self, why: str) -> None:
-        if self._refused != why:
-            log.warning("agent.refused", why=why)
-        self._refused = why
-
-    @property
-    def _cache(self) -> Path:
-        return self.state_dir / "pins.json"
-
-    def _remember(self, pins: Pins) -> None:
-        self.state_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(self._cache, pins.text)
-
-    def _recall(self) -> None:
-        """Pins taken before a restart hold even while the fleet cannot be reached."""
-        try:
-            self.pins = parse(self._cache.read_text(encoding="utf-8"), source=str(self._cache))
-        except FileNotFoundError:
-            return
-        except PinsError as error:
-            log.warning("agent.cache_unreadable", why=error.message)
 
     def _clean(self) -> None:
         """Remove what a killed agent left half-fetched."""
@@ -400,9 +336,9 @@ class Agent:
 
     def _discard(self, model: str, label: str) -> None:
         """Free the model store of archives that no pin names."""
-        if self.pins is None:
+        if self.intake.pins is None:
             return
-        named = {s.digest for m in self.pins.models.values() for s in m.slots.values()}
+        named = {s.digest for m in self.intake.pins.models.values() for s in m.slots.values()}
         keep = {self.slots.archive_name(digest) for digest in named}
         for file in self.slots.model_store.glob("*.mar"):
             stem = file.stem
@@ -457,7 +393,8 @@ class Agent:
                 and models[name].slot(wanted.default).workers
             )
         ]
-        problems = [self._server_error, self._refused]
+        pins = self.intake.pins
+        problems = [self._server_error, self.intake.refused]
         if unhealthy and not self._server_error:
             problems.append("not yet proven here: " + ", ".join(unhealthy))
         report = Report(
@@ -467,8 +404,8 @@ class Agent:
             at=now,
             heartbeat_at=now,
             generation=self.applied,
-            epoch=self.pins.epoch if self.pins else "main",
-            pins_sha256=self.pins.sha256 if self.pins else "",
+            epoch=pins.epoch if pins else "main",
+            pins_sha256=pins.sha256 if pins else "",
             correlation_id=effects.correlation_id(),
             agent=__version__,
             healthy=self._server_error is None and not unhealthy,

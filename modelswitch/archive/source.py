@@ -71,7 +71,7 @@ def inspect(source: VersionSource, *, golden: bool) -> Found:
 
 
 def _mlmodel(source: VersionSource) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     path = source.folder / "MLmodel"
     try:

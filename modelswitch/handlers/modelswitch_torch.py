@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from modelswitch.handlers.modelswitch_protocol import Invalid, Worker
+    from modelswitch.handlers.modelswitch_protocol import Invalid, Worker, logger
     from modelswitch.handlers.modelswitch_tensors import Signature
 else:
-    from modelswitch_protocol import Invalid, Worker
+    from modelswitch_protocol import Invalid, Worker, logger
     from modelswitch_tensors import Signature
 
 
@@ -31,12 +31,21 @@ class Question:
         return tuple((tensor.dtype, tuple(tensor.shape[1:])) for tensor in self.tensors)
 
 
+# As for golden answers: how far an answer may be from what the request alone would get.
+_RTOL, _ATOL = 1e-4, 1e-5
+
+
 class TorchModel:
-    """Requests of one batch are answered in one pass where the model has a free first axis."""
+    """Requests of one batch share a pass only if, at load, the model was seen to keep rows apart.
+
+    A model that mixes its rows (a softmax or a mean over the first axis) would answer one caller
+    out of another's data; it is asked one by one, whatever the batch size.
+    """
 
     def __init__(self) -> None:
         self.signature = Signature((), False)
         self.module: Any = None
+        self.joins = False
 
     def load(self, folder: Path, document: dict[str, Any]) -> None:
         torch.set_num_threads(document["recipe"]["threads"])
@@ -49,6 +58,11 @@ class TorchModel:
             self.module = program.module()
         else:
             self.module = torch.jit.load(str(folder / "model.pt"), map_location="cpu").eval()
+        if document["recipe"]["batch_size"] > 1:
+            golden = document["golden"]
+            self.joins = bool(golden) and self._keeps_rows_apart(self.decode(golden["request"]))
+            if not self.joins:
+                logger.warning("requests are answered one by one: rows were not seen to be apart")
 
     def decode(self, body: dict[str, Any]) -> Question:
         return Question(tuple(torch.from_numpy(array) for array in self.signature.read(body)))
@@ -77,13 +91,26 @@ class TorchModel:
 
     def _groups(self, questions: list[Question]) -> list[list[int]]:
         """Which requests may share a pass: those that differ in their number of rows alone."""
-        free = all(spec.shape and spec.shape[0] == -1 for spec in self.signature.specs)
-        if not free:
+        if not self.joins:
             return [[i] for i in range(len(questions))]
         groups: dict[Any, list[int]] = {}
         for i, question in enumerate(questions):
             groups.setdefault(question.row_shapes, []).append(i)
         return list(groups.values())
+
+    def _keeps_rows_apart(self, question: Question) -> bool:
+        """Whether three different questions get together what each gets alone."""
+        if not all(spec.shape and spec.shape[0] == -1 for spec in self.signature.specs):
+            return False
+        flipped = Question(tuple(t.flip(t.ndim - 1) for t in question.tensors))
+        zeros = Question(tuple(torch.zeros_like(t) for t in question.tensors))
+        questions = [question, flipped, zeros]
+        together = self._together(questions)
+        alone = [self._alone(q) for q in questions]
+        return together is not None and all(
+            isinstance(a, torch.Tensor) and a.shape == t.shape and _is_close(a, t)
+            for a, t in zip(alone, together, strict=True)
+        )
 
     def _together(self, questions: list[Question]) -> list[Any] | None:
         """One pass for all, or None when that does not work out: then each goes alone."""
@@ -104,6 +131,10 @@ class TorchModel:
             return Invalid(422, f"the model does not take inputs of these shapes: {error}")
         except Exception as error:  # noqa: BLE001 - one bad request spoils nothing for the others
             return error
+
+
+def _is_close(one: Any, other: Any) -> bool:
+    return bool(torch.allclose(one, other, rtol=_RTOL, atol=_ATOL, equal_nan=True))
 
 
 def _fixed_shapes(program: Any) -> list[tuple[int, ...]]:

@@ -165,7 +165,7 @@ def shown(url: URL) -> str:
     return f"{url.database or url.username or 'postgres'} on {host}{port}"
 
 
-# What PostgreSQL or the driver says when no connection comes about → what to do.
+# What the database or its driver says → what to do.
 _ADVICE = {
     "password": "set PGPASSWORD or MODELSWITCH_DATABASE_URL, or add a line to your pgpass file",
     "authentication failed": "check the user in database_url and the server's pg_hba.conf",
@@ -174,6 +174,7 @@ _ADVICE = {
     "Name or service not known": "check the host in database_url",
     "could not translate host": "check the host in database_url",
     "unable to open": "check that the folder exists and may be written, or correct database_url",
+    "statement timeout": "another command holds it, or the server is overloaded: try again",
     "locked": "another program holds the file: try again; keep the ledger in a file of its own",
     "readonly": "make the file and its folder writable for this user",
     "full": "make room on the database's disk",
@@ -205,7 +206,7 @@ def _ours(
     advice = next((a for word, a in _ADVICE.items() if word in said), None)
     doubt = "; whether the row was written is not known" if committing else ""
     return LedgerUnreachable(
-        f"{where} cannot be reached: {said}{doubt}",
+        f"{where} cannot be used now: {said}{doubt}",
         next="modelswitch history says whether the row stands"
         if committing
         else advice

@@ -51,6 +51,17 @@ class State(BaseModel):
     agents: bool
     members: dict[str, Member] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all parts that should run, the keeper apart."""
+        servers = [ports.server_name(place) for place in range(self.servers)]
+        return (
+            *(("postgresql",) if self.postgresql else ()),
+            *(("mlflow",) if self.mlflow else ()),
+            *(f"torchserve-{name}" for name in servers),
+            *(f"agent-{name}" for name in servers if self.agents),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Addresses:

@@ -13,7 +13,7 @@ import structlog
 from modelswitch import logs
 from modelswitch.errors import ModelSwitchError
 from modelswitch.local import processes
-from modelswitch.local.addresses import read_state
+from modelswitch.local.addresses import State, read_state
 from modelswitch.local.folders import Folders
 from modelswitch.local.part import Part, clean_environment
 from modelswitch.settings import Settings
@@ -65,7 +65,7 @@ def keep(stack: Stack) -> None:
             limited = time.monotonic()
             for path in stack.folders.logs.glob("*.log"):
                 processes.limit_log(path)
-        dead = [n for n, m in state.members.items() if processes.find(m.pid, m.created) is None]
+        dead = [name for name in state.names if not _runs(name, state)]
         if not dead:
             continue
         log.warning("stack.died", names=dead)
@@ -76,6 +76,11 @@ def keep(stack: Stack) -> None:
             log.warning("stack.heal", failed=error.message, again_in_s=pause_s)
             time.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+
+
+def _runs(name: str, state: State) -> bool:
+    member = state.members.get(name)
+    return member is not None and processes.find(member.pid, member.created) is not None
 
 
 def _why_not(sign: Path, created: float) -> str | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import time
 import warnings
 from pathlib import Path
+
+import psutil
 
 from modelswitch.errors import StackError
 from modelswitch.local.folders import Folders, short, shortened
 from modelswitch.local.part import Part, clean_environment
 
 NAME = "postgresql"
+_SESSIONS_END_S = 10.0
 
 
 def postgresql(folders: Folders) -> Part:
@@ -24,8 +29,6 @@ def postgresql(folders: Folders) -> Part:
     server = get_server(data, cleanup_mode=None, start=False)
 
     def prepare() -> None:
-        import subprocess
-
         try:
             server.ensure_pgdata_inited()
         except subprocess.CalledProcessError as error:
@@ -33,6 +36,7 @@ def postgresql(folders: Folders) -> Part:
                 f"PostgreSQL's data folder {data} could not be made: {error}",
                 next="is the disk full? Remove the folder and run `modelswitch up` again",
             ) from error
+        _forget_zombie(data)
         shortened(data)
 
     return Part(
@@ -52,6 +56,38 @@ def postgresql(folders: Folders) -> Part:
         stop_by=signal.SIGINT,  # "fast": ends the sessions; SIGTERM would wait for them
         deadline_s=30.0,
     )
+
+
+def _forget_zombie(data: Path) -> None:
+    """Remove the lock files of a killed server whose parent never asks for its exit code.
+
+    PostgreSQL takes such a zombie for a running server. Its sessions end by themselves, and
+    must have before another server touches the data: each of them works in that folder.
+    """
+    lock = data / "postmaster.pid"
+    try:
+        process = psutil.Process(int(lock.read_text().split()[0]))
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return
+    deadline = time.monotonic() + _SESSIONS_END_S
+    while any(_works_in(process, data) for process in psutil.process_iter()):
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"sessions of a killed PostgreSQL still work in {data}",
+                next="end the processes named postgres that work there, then: modelswitch up",
+            )
+        time.sleep(0.05)
+    for stale in (lock, *data.glob(".s.PGSQL.*.lock")):
+        stale.unlink()
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.name() == "postgres" and process.cwd() == str(folder)
+    except (psutil.Error, OSError):  # a zombie, or a stranger's
+        return False
 
 
 def _why_not(url: str) -> str | None:

@@ -35,7 +35,6 @@ def start(
 ) -> psutil.Popen:
     """Start a process in a session of its own, which holds none of our pipes."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    limit_log(log)
     # append mode: limit_log may cut the file while the process writes
     group = pwd.getpwnam(user).pw_gid if user else None
     with log.open("ab") as out:
@@ -95,10 +94,14 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def stop(
-    roots: Sequence[psutil.Process], *, by: int = signal.SIGTERM, wait_s: float = 10.0
+    roots: Sequence[psutil.Process],
+    *,
+    by: int = signal.SIGTERM,
+    wait_s: float = 10.0,
+    with_children: bool = True,
 ) -> None:
     """Ask these to end, wait, and kill what is left of them and of what they started."""
-    family = [member for root in roots for member in tree(root)]
+    family = [member for root in roots for member in (tree(root) if with_children else [root])]
     for root in roots:
         _send(root, by)
     alive = _wait(roots, wait_s)
@@ -164,12 +167,12 @@ def listener(port: int) -> str:
     return "another user's process"
 
 
-def tail(log: Path, lines: int = 20) -> str:
-    """The last lines of a log, for a message."""
+def tail(log: Path, *, after: int = 0, lines: int = 20) -> str:
+    """The last lines of a log, for a message; `after` is a size in bytes it once had."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 20_000))
+            file.seek(max(after, size - 20_000))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""

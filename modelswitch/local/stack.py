@@ -173,7 +173,8 @@ class Stack:
             process = processes.find(member.pid, member.created)
             if process is not None and name.partition("-")[0] in kinds:
                 with effect("stack.stop", part=name, pid=member.pid):
-                    processes.stop([process], by=member.stop_by)
+                    # What the keeper has started again are members too, and have their turn
+                    processes.stop([process], by=member.stop_by, with_children=name != keeper.NAME)
 
     def _status(self, state: State) -> StackStatus:
         parts = self._parts(state)

@@ -51,7 +51,7 @@ class Starter:
                     self._is_given_up.set()
                     raise
         except BaseException:
-            self._undo()
+            self.undo()
             raise
 
     def _start(self, part: Part) -> None:
@@ -60,23 +60,25 @@ class Starter:
                 return
         with effect("stack.start", part=part.name, address=part.address):
             part.prepare()
+            processes.limit_log(part.log)
             if self._is_given_up.is_set():
                 return
             env = {**part.env, processes.ID_VARIABLE: self.state.id}
+            written = part.log.stat().st_size if part.log.exists() else 0
             process = processes.start(
                 part.argv, env=env, cwd=part.cwd, log=part.log, user=part.user, stdin=part.stdin
             )
             self._note(part, process)
-            self._wait_until_healthy(part, process)
+            self._wait_until_healthy(part, process, written)
         self._healthy[part.name].set()
 
-    def _wait_until_healthy(self, part: Part, process: psutil.Popen) -> None:
+    def _wait_until_healthy(self, part: Part, process: psutil.Popen, written: int) -> None:
         started = told = time.monotonic()
         why: str | None = "it was not asked yet"
         while (now := time.monotonic()) - started < part.deadline_s:
             code = process.poll()
             if code is not None:
-                raise _failure(part, f"it ended at once with exit code {code}")
+                raise _failure(part, f"it ended with exit code {code}", written)
             why = why_not_healthy(part, process)
             if why is None:
                 return
@@ -85,7 +87,7 @@ class Starter:
                 tell("stack.wait", part=part.name, seconds=round(now - started), why=why)
             if self._is_given_up.wait(POLL_S):
                 return
-        raise _failure(part, f"after {part.deadline_s:g} s it is not healthy: {why}")
+        raise _failure(part, f"after {part.deadline_s:g} s it is not healthy: {why}", written)
 
     def _note(self, part: Part, process: psutil.Process) -> None:
         member = Member(pid=process.pid, created=process.create_time(), stop_by=int(part.stop_by))
@@ -93,7 +95,8 @@ class Starter:
             self._started.append((part, process))
             self._put(self.state.members | {part.name: member})
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Stop what this one has started, the latest first."""
         for part, process in reversed(self._started):
             with effect("stack.stop", part=part.name, pid=process.pid):
                 processes.stop([process], by=part.stop_by)
@@ -140,8 +143,8 @@ def why_not_healthy(part: Part, process: psutil.Process) -> str | None:
     return None
 
 
-def _failure(part: Part, what: str) -> StackError:
-    last = processes.tail(part.log)
+def _failure(part: Part, what: str, written: int) -> StackError:
+    last = processes.tail(part.log, after=written)
     lines = f" The last lines of {part.log}:\n{last}" if last else ""
     return StackError(
         f"{part.name} did not start: {what}.{lines}",

@@ -68,7 +68,7 @@ class Door:
                 raise ArchiveError(
                     f"a model's file could not be written or read: {error}"
                 ) from error
-            raise self._unreachable(_first_line(error)) from error
+            raise self._unreachable(_first_line(_innermost(error))) from error
 
     def _knock(self) -> None:
         """Find out that nobody listens before a second is spent on importing MLflow."""
@@ -98,7 +98,7 @@ class Door:
                 f"MLflow at {self.tracking_uri}: {message}", next=f"see {self.tracking_uri}"
             )
         if not isinstance(error, RestException) or code in _AWAY:
-            return self._unreachable(message)
+            return self._unreachable(_first_line(_innermost(error)))
         return Refused(f"MLflow at {self.tracking_uri} refused: {message}")
 
     def _unreachable(self, why: str) -> RegistryUnreachable:
@@ -140,6 +140,13 @@ def _client_class() -> Any:
 def _set_defaults() -> None:
     for variable, value in DEFAULTS.items():
         os.environ.setdefault(variable, value)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What really happened ("timed out"), beneath what requests and urllib3 wrap around it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
 
 
 def _first_line(error: object) -> str:

@@ -148,11 +148,10 @@ class TwinServer:
         await self._wait_until_loaded(version)
         archive = version.archive
         is_probe = PROBE_HEADER in {name.lower() for name in headers or {}}
-        answer = None if is_probe else self._answer(archive, body)
-        said = {
-            "x-model-version": f"{archive.model}@{archive.version}",
-            "x-archive-digest": archive.digest,
-        }
+        name = f"{archive.model}@{archive.version}"
+        probe = {"model": name, "digest": archive.digest}
+        answer = probe if is_probe else self._answer(archive, body)
+        said = {"x-model-version": name, "x-archive-digest": archive.digest}
         return Answer(200, said, json.dumps(answer).encode(), 0.1)
 
     async def unregister(self, model: str, label: str) -> None:

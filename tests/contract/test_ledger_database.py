@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from modelswitch.errors import (
 from modelswitch.ledger import SqlLedger, database, migrate, open_ledger, schema
 
 KINDS = ["sqlite", "postgresql"]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=KINDS)
@@ -346,23 +348,28 @@ def test_a_missing_database_says_what_to_do(postgres_url: str) -> None:
     assert away.value.next == "create it, or correct database_url"
 
 
-def test_a_role_without_rights_is_told_so(postgres_ledger: SqlLedger, postgres_url: str) -> None:
+def test_a_role_without_rights_is_told_so_and_the_documented_ones_are_enough(
+    postgres_ledger: SqlLedger, postgres_url: str
+) -> None:
     postgres_ledger.append(settled(0, line(1)))
-    role = f"reader_{uuid.uuid4().hex[:8]}"
-    for right in (
-        f"CREATE ROLE {role} LOGIN",
-        f"GRANT USAGE ON SCHEMA modelswitch TO {role}",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA modelswitch TO {role}",
-    ):
-        execute(postgres_ledger, right)
-    reader = open_ledger(
-        postgres_url.replace("postgres:@", f"{role}:@"), postgres_ledger.deployment
-    )
+    role = f"deployer_{uuid.uuid4().hex[:8]}"
+    execute(postgres_ledger, f"CREATE ROLE {role} LOGIN")
+    url = postgres_url.replace("postgres:@", f"{role}:@")
+    ledger = open_ledger(url, postgres_ledger.deployment)
 
-    assert reader.verify() == 1
-    with pytest.raises(Refused, match="permission denied"):
-        reader.append(settled(1, line(2, 1)))
-    reader.close()
+    with pytest.raises(Refused, match="permission denied") as refused:
+        ledger.head("digits")
+    for document in re.findall(r"docs/\S+\.md", refused.value.next or ""):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for grant in re.findall(r"^GRANT .*;$", text, re.MULTILINE):
+            execute(postgres_ledger, grant.replace("deployer", role))
+
+    written = ledger.append(settled(1, line(2, 1)))
+    assert (written.seq, written.actor.database_role) == (2, role)
+    assert ledger.take_lease("digits", "anna")
+    ledger.release("anna")
+    assert ledger.verify() == 2
+    ledger.close()
 
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:

@@ -56,9 +56,8 @@ class Agents:
 
     def _planned(self, server: Server) -> list[Move]:
         rules, pins = self.book.rules, self.book.pins[server.accepted]
-        usable = server.proven if "activate_only_proven" in rules else server.loaded
         known = Known(
-            proven=_labels(usable),
+            proven=_labels(server.proven),
             resting=_labels(server.loaded & server.bad),
             default_proven=pins.model.default,
         )
@@ -81,6 +80,10 @@ class Agents:
         if "unload_never_default" not in rules and server.default != NOTHING:
             if not pins.mask & 1 << server.default:
                 moves.append(_unload(server, server.default))
+        if "activate_only_proven" not in rules and pins.default not in (NOTHING, server.default):
+            if server.loaded & ~server.proven & 1 << pins.default:
+                unproven = server._replace(default=pins.default)
+                moves.append(Move("activates", unproven, pins.default))
         hopeless = pins.default != NOTHING and not server.proven & 1 << pins.default
         if "no_choice_of_its_own" not in rules and server.default == NOTHING and hopeless:
             backs = [BY_LABEL[label] for label in pins.model.back]

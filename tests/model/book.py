@@ -36,7 +36,9 @@ def name(slot: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A row to be: `what` is prepare, commit, done, undo, rollback or lift; `slot` its subject.
+    """A row to be: `what` is prepare, commit, done, undo, rollback, retire or lift.
+
+    `slot` is its subject; none retires the whole model.
 
     `shown` is a ghost: the digest the user of a rollback saw serving.
     """
@@ -113,10 +115,12 @@ class Book:
             target = None if head.is_open else self._target(head, plan)
             return self._draft(plan.action, plan.parent, head.commit(target))
         if plan.what == "done":
-            assert head.target
-            gone = {s.digest for s in head.line.slots} - {s.digest for s in head.target.slots}
-            draft = self._draft(plan.action, plan.parent, head.settle(done=True))
-            return replace(draft, evidence={"retired": sorted(gone)} if "retire" in plan.action else {})
+            return self._draft(plan.action, plan.parent, head.settle(done=True))
+        if plan.what == "retire":
+            line = head.line.retired(plan.slot) if plan.slot else Line()
+            gone = [plan.slot.digest] if plan.slot else [s.digest for s in head.line.slots]
+            draft = self._draft("retire", plan.parent, Head(Kind.SETTLED, line))
+            return replace(draft, evidence={"retired": gone})
         if plan.what == "undo":
             own = "undo_parent_is_own_row" in self.rules
             parent = plan.parent if own else self.ledgers[ledger_id].head_seq
@@ -140,9 +144,7 @@ class Book:
         assert plan.slot
         if plan.action == "stage":
             return head.line.staged(plan.slot)
-        if plan.action == "promote":
-            return head.line.promoted(plan.slot, ways_back=self.ways_back)
-        return head.line.retired(plan.slot)
+        return head.line.promoted(plan.slot, ways_back=self.ways_back)
 
     def _remembered(self, rows: tuple[Event, ...]) -> list[Event]:
         """The rows as a rollback reads them: as they are, unless a rule is dropped."""
@@ -269,7 +271,7 @@ def check_row(before: Ledger, after: Ledger) -> None:
         settled = went.kind is Kind.SETTLED and went.line in (came.line, came.target)
         if not moved and not settled:
             raise Violation("no_stray_undo")
-    elif went.kind is Kind.SETTLED or went.line != came.line:
+    elif row.action != "retire" and (went.kind is Kind.SETTLED or went.line != came.line):
         raise Violation("no_stray_undo")
     serving = {slot.digest for slot in went.standing.serving}
     if serving & after.quarantined:
@@ -277,8 +279,18 @@ def check_row(before: Ledger, after: Ledger) -> None:
     if row.action != "rollback":
         return
     new = serving - {slot.digest for slot in came.standing.serving}
-    retired = {d for e in before.rows if e.action == "retire" for d in e.evidence.get("retired", ())}
-    if new & retired:
+    if new & _retired(before.rows):
         raise Violation("retired")
     if serving - before.served:
         raise Violation("served_before")
+
+
+def _retired(rows: tuple[Event, ...]) -> set[str]:
+    """What was retired and has not been made the default since."""
+    retired: set[str] = set()
+    for row in rows:
+        if row.action == "retire":
+            retired |= set(row.evidence["retired"])
+        elif row.kind is Kind.SETTLED and row.head.default:
+            retired.discard(row.head.default.digest)
+    return retired

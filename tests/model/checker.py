@@ -54,7 +54,8 @@ class Successor(NamedTuple):
 
 @dataclass(slots=True)
 class Found:
-    """What a search saw. `trace` leads to the violation, or is empty."""
+    """What a search saw. `trace` leads to the state whose next step breaks the promise, and
+    `breaker` is who takes it (as in Successor); or `ending` is the resume that breaks it."""
 
     world: World
     states: int = 0
@@ -64,6 +65,7 @@ class Found:
     complete: bool = True
     violation: Violation | None = None
     trace: list[tuple[Successor | None, State]] = field(default_factory=list)
+    breaker: int | None = None
     ending: list[str] = field(default_factory=list)
     book: Book | None = None
 
@@ -74,6 +76,7 @@ class Checker:
         self.book = Book(rules, world.given, world.ways_back)
         self.agents = Agents(self.book)
         self.commands = Commands(self.book)
+        self._acting: int | None = None
         self._stories: set[tuple[int, int, tuple[Server, ...]]] = set()
         self._checked: set[tuple[int, Server, str, int]] = set()
 
@@ -107,6 +110,7 @@ class Checker:
             while layer:
                 following: list[State] = []
                 for at in layer:
+                    self._acting = None
                     self.check(at)
                     for successor in self.successors(at):
                         found.transitions += 1
@@ -122,7 +126,7 @@ class Checker:
                 layer = following
                 found.depth += bool(layer)
         except Violation as violation:
-            found.violation = violation
+            found.violation, found.breaker = violation, self._acting
             found.trace = self._trace(came_from, at)
             found.ending = self._ending(at)
         found.states = len(came_from)
@@ -134,6 +138,7 @@ class Checker:
         for i, command in enumerate(state.commands):
             if command is END or command == END:
                 continue
+            self._acting = i
             for step in self.commands.steps(
                 self.world.verbs[i],
                 command,
@@ -154,6 +159,7 @@ class Checker:
                 )
                 yield Successor(i, step.what, NOTHING, after)
         for i, server in enumerate(state.servers):
+            self._acting = -1 - i
             for move in self.agents.moves(server, state.published):
                 self._check_move(state.ledger, server, move)
                 yield self._moved(state, i, move)
@@ -169,9 +175,7 @@ class Checker:
                 yield Successor(-1 - i, "can no longer load some slots", NOTHING, after)
 
     def _moved(self, state: State, i: int, move: Move) -> Successor:
-        servers = (*state.servers[:i], move.server, *state.servers[i + 1 :])
-        if len(servers) == 2 and servers[1] < servers[0]:
-            servers = (servers[1], servers[0])
+        servers = tuple(sorted((*state.servers[:i], move.server, *state.servers[i + 1 :])))
         after = State(
             state.ledger,
             state.published,

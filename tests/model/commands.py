@@ -12,12 +12,15 @@ from typing import NamedTuple
 from modelswitch.line import Head, Kind, Slot
 
 from .agents import Server
-from .book import INDEX, NOTHING, Book, Plan
+from .book import INDEX, NOTHING, SLOTS, Book, Plan
 from .rules import Violation
 
 
 class Verb(NamedTuple):
-    """`name` is stage, promote, retire, lift (with their slot), rollback or resume."""
+    """`name` is stage, promote, retire, lift (with their slot), rollback or resume.
+
+    A retirement without a slot takes out the whole model.
+    """
 
     name: str
     slot: Slot | None = None
@@ -121,12 +124,14 @@ class _At(NamedTuple):
                 default = ledger.head.default
                 if default is None:
                     return [self._goes(ENDS, END)]
-                return [self._goes("looks", Command("read", told=default.digest))]
+                return [self._goes("is shown what serves", Command("read", told=default.digest))]
             case "read":
                 read = command._replace(base=ledger.head_seq, pins=ledger.pins)
-                if "publish_head_first" not in self.book.rules:
-                    return [self._goes("reads", read._replace(at="act"))]
-                return [self._goes("reads", self._publishing(read, "act"))]
+                # A rollback needs nothing published first: it undoes whatever stands.
+                first = "publish_head_first" in self.book.rules and self.verb.name != "rollback"
+                if not first:
+                    return [self._goes("reads the head", read._replace(at="act"))]
+                return [self._goes("reads the head", self._publishing(read, "act"))]
             case "publish":
                 return [self._publish()]
             case "act":
@@ -160,10 +165,7 @@ class _At(NamedTuple):
         if verb.name == "lift":
             return self._append("lift", "end")
         if verb.name == "rollback":
-            shown = head.default.digest if head.default else None
-            if shown is None or (
-                command.told != shown and "rollback_carries_leaves" in self.book.rules
-            ):
+            if head.default is None or not self._still_serves(head.default):
                 return self._goes(ENDS, END)
             return self._append("rollback", "end")
         if head.is_open:
@@ -171,21 +173,27 @@ class _At(NamedTuple):
                 return self._append("undo", "read")
             return self._goes("waits for proof", command._replace(at="prove"))
         slot = verb.slot
-        if verb.name == "resume" or slot is None:
-            return self._goes(ENDS, END)
-        held = head.line.find(slot.digest)
-        is_default = head.default is not None and head.default.digest == slot.digest
-        if verb.name == "retire":
-            if not held or is_default:
-                return self._goes(ENDS, END)
-            return self._append("prepare", "done")
-        if is_default or (verb.name == "stage" and held):
+        held = head.line.find(slot.digest) if slot else None
+        is_default = held is not None and held == head.default
+        if verb.name == "retire" and not is_default and (held or slot is None) and head.line.slots:
+            return self._append("retire", "end")
+        if slot is None or is_default or verb.name == "retire" or (verb.name == "stage" and held):
             return self._goes(ENDS, END)
         if slot.digest in ledger.quarantined and "quarantine_at_promote" in self.book.rules:
             return self._goes(ENDS, END)
         if verb.name == "promote" and held and ready:
             return self._append("commit", "prove")
         return self._append("prepare", "warm")
+
+    def _still_serves(self, default: Slot) -> bool:
+        """Whether what the rollback's user was shown is the default."""
+        rules, told = self.book.rules, self.command.told
+        assert told
+        if "rollback_carries_leaves" not in rules:
+            return True
+        if "leaves_names_the_slot" not in rules:
+            return SLOTS[INDEX[told]].version == default.version
+        return told == default.digest
 
     @property
     def _head(self) -> Head:

@@ -13,6 +13,7 @@ RULES = {
     "every_server_proves": "a silent server is not a proven one",
     "proof_of_own_generation": "a proof counts from the open row's generation on",
     "rollback_carries_leaves": "a rollback leaves only what its user was shown",
+    "leaves_names_the_slot": "a rollback compares the archive it leaves, not its version alone",
     "quarantine_in_refill": "ways back are refilled without what is quarantined",
     "quarantine_at_promote": "what is quarantined is not promoted before a lift",
     "retired_not_in_refill": "ways back are refilled without what is retired",

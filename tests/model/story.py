@@ -7,7 +7,7 @@ from modelswitch.line import Line, Slot
 
 from .book import INDEX, NAMES, Book, name
 from .checker import Found, State, Successor
-from .commands import END, Verb
+from .commands import Verb
 
 
 def tell(found: Found) -> str:
@@ -23,10 +23,10 @@ def tell(found: Found) -> str:
         else:
             lines.append(f"  {number:2}. {_step(found.book, people, step, before, state)}")
         before = state
-    if before is not None and not found.ending:
-        unfinished = [people[i] for i, c in enumerate(before.commands) if c != END]
-        now = ", ".join(unfinished) or "everybody has finished"
-        lines.append(f"      with its next step ({now}) it breaks")
+    if found.breaker is not None:
+        lines.append(f"      the next step of {people.get(found.breaker, 'a server')} breaks it")
+    elif not found.ending:
+        lines.append("      everybody has finished")
     lines += [f"      {line}" for line in found.ending]
     return "\n".join(lines)
 

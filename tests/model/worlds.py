@@ -17,6 +17,7 @@ THIRD = (*SECOND, Line((THREE, TWO)))
 FOUR = (*THIRD, Line((TWO_B, THREE)))
 STAGED = (*SECOND, Line((TWO, ONE), (THREE,)))
 
+TWO_RECIPES = (*SECOND, Line((TWO_B, TWO)))
 RECIPES = (Line((TWO,)), Line((ONE, TWO)), Line((TWO_B, ONE)))
 
 
@@ -37,6 +38,78 @@ SHORT = (
     World("a retirement, a rollback, a resume", THIRD, (Verb("retire", TWO), ROLLBACK, RESUME)),
     World("a retirement, then two rollbacks", FOUR, (Verb("retire", ONE), ROLLBACK, ROLLBACK)),
     World("another recipe, then back", SECOND, (promote(TWO_B), ROLLBACK, RESUME)),
-    World("two recipes behind each other", RECIPES, (ROLLBACK, ROLLBACK)),
+    World("two rollbacks from another recipe", TWO_RECIPES, (ROLLBACK, ROLLBACK, RESUME)),
+    World("two recipes with another version between", RECIPES, (ROLLBACK, ROLLBACK, RESUME)),
+    World("the whole model retired", SECOND, (Verb("retire"), promote(THREE), ROLLBACK)),
+    World("one promotion twice", STAGED, (promote(THREE), promote(THREE), RESUME)),
     World("back, lifted, forward again", SECOND, (ROLLBACK, Verb("lift", TWO), promote(TWO))),
 )
+
+LONG = (
+    World(
+        "two promotions, a rollback and a resume",
+        STAGED,
+        (promote(THREE), promote(ONE), ROLLBACK, RESUME),
+    ),
+    World(
+        "a promotion, a rollback, a resume and restarts",
+        SECOND,
+        (promote(THREE), ROLLBACK, RESUME),
+        restarts=2,
+    ),
+    World(
+        "a promotion that one server can't follow, a rollback, a resume and restarts",
+        STAGED,
+        (promote(THREE), ROLLBACK, RESUME),
+        bad=(0, BIT_THREE),
+        restarts=2,
+        spoils=BIT_ONE,
+    ),
+    World(
+        "three rollbacks over two ways back",
+        FOUR,
+        (ROLLBACK, ROLLBACK, ROLLBACK, RESUME),
+        restarts=1,
+        ways_back=2,
+    ),
+    World(
+        "three servers",
+        STAGED,
+        (promote(THREE), ROLLBACK, RESUME),
+        bad=(0, 0, BIT_THREE),
+    ),
+    World(
+        "a staging, a retirement, a rollback and a resume",
+        THIRD,
+        (Verb("stage", ONE), Verb("retire", TWO), ROLLBACK, RESUME),
+        restarts=1,
+    ),
+)
+
+# For each rule the world that shows best what it is for, and the promise that breaks there.
+TELLING = {
+    "cas": ("two promotions and a resume", "no_row_lost"),
+    "write_before_effect": ("a promotion and a resume", "committed"),
+    "publish_never_lowers": ("a promotion, a rollback, a resume", "quarantine"),
+    "publish_head_first": ("a promotion and a resume", "one_story"),
+    "generation_only_grows": ("a promotion and a resume", "one_story"),
+    "both_lines_pinned_while_open": ("a promotion and a resume", "one_pointer"),
+    "undo_parent_is_own_row": ("one promotion twice", "no_stray_undo"),
+    "every_server_proves": ("what one server can't load", "proven_everywhere"),
+    "proof_of_own_generation": ("one promotion twice", "proven_everywhere"),
+    "rollback_carries_leaves": ("two rollbacks and a resume", "shown"),
+    "leaves_names_the_slot": ("two rollbacks from another recipe", "shown"),
+    "quarantine_in_refill": ("two rollbacks and a resume", "quarantine"),
+    "quarantine_at_promote": ("back, lifted, forward again", "quarantine"),
+    "retired_not_in_refill": ("a retirement, then two rollbacks", "retired"),
+    "history_from_settled_only": ("a promotion, a rollback, a resume", "served_before"),
+    "agent_refuses_lower_generation": ("two rollbacks and a resume", "quarantine"),
+    "activate_only_proven": ("a rollback to what can't load", "default_serves"),
+    "unload_never_default": ("a rollback to what can't load", "default_kept"),
+    "no_choice_of_its_own": ("a rollback to what can't load", "committed"),
+}
+
+
+def telling(rule: str) -> tuple[World, str]:
+    name, promise = TELLING[rule]
+    return next(world for world in SHORT if world.name == name), promise

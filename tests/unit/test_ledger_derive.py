@@ -99,6 +99,7 @@ def test_neither_an_undo_nor_a_rollback_that_says_so_quarantines() -> None:
     story.promote(slot(4), proven=False)
     story.promote(slot(5))
     story.roll_back(quarantine=False)
+    story.note("rollback", seen="digits@4 by hand")
 
     assert quarantine(story.rows) == ()
 
@@ -117,6 +118,8 @@ def test_a_lift_ends_it_until_the_next_rollback() -> None:
     assert quarantine(story.rows) == ()
 
     story.promote(slot(4))
+    story.roll_back()
+    story.promote(slot(4))  # by adoption, say: nothing lifted it
     again = story.roll_back()
     found = find_quarantine(quarantine(story.rows), slot(4))
     assert found is not None
@@ -169,9 +172,21 @@ def test_what_was_never_settled_is_no_way_back() -> None:
 def test_what_only_stood_behind_a_default_comes_last() -> None:
     story = Story()
     story.settle(slot(2))
-    story.settle(slot(3), slot(1), action="adopt")
+    story.settle(slot(4), slot(1), slot(3), action="adopt")
 
-    assert ways_back(story.rows) == (slot(2), slot(1))
+    assert ways_back(story.rows) == (slot(2), slot(1), slot(3))
+
+
+def test_only_what_is_settled_or_noted_was_retired() -> None:
+    story = Story()
+    story.promote(slot(1))
+    story.promote(slot(2))
+    warming = story.head.prepare(Line((slot(2),)))
+    story.write("retire", warming, evidence={"retired": [slot(1).digest]})
+    assert ways_back(story.rows) == (slot(1),)
+
+    story.note("retire", retired=[slot(1).digest])
+    assert ways_back(story.rows) == ()
 
 
 def test_a_quarantined_version_is_no_way_back_until_it_is_lifted() -> None:
@@ -227,6 +242,10 @@ def test_nothing_serves_while_only_a_candidate_stands() -> None:
 
     assert since(story.rows) is None
     assert ways_back(story.rows) == ()
+
+    story.promote(slot(1))
+    story.settle()
+    assert since(story.rows) is None
 
 
 # -- any story -----------------------------------------------------------------------------------

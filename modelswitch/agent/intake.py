@@ -1,0 +1,86 @@
+"""What pins an agent takes: never older ones, never others under a number it knows.
+
+It keeps what it has taken on disk from that moment, so that a restart needs no fleet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from modelswitch.effects import effect, set_correlation_id
+from modelswitch.errors import PinsError, Temporary
+from modelswitch.files import write_whole
+from modelswitch.fleet.protocol import Fleet
+from modelswitch.pins import Pins, parse
+
+log = structlog.get_logger("modelswitch.agent")
+
+
+class Intake:
+    """`pins` are those in force, `refused` says why the published ones are not."""
+
+    def __init__(self, fleet: Fleet, deployment: str, state_dir: Path) -> None:
+        self.fleet = fleet
+        self.deployment = deployment
+        self.file = state_dir / "pins.json"
+        self.pins: Pins | None = None
+        self.refused: str | None = None
+
+    def recall(self) -> None:
+        """Pins taken before a restart hold even while the fleet cannot be reached."""
+        try:
+            self.pins = parse(self.file.read_text(encoding="utf-8"), source=str(self.file))
+        except FileNotFoundError:
+            return
+        except (PinsError, UnicodeDecodeError) as error:
+            log.warning("agent.cache_unreadable", why=str(error))
+
+    def accept(self) -> bool:
+        """Take the published pins if they are newer; True when they were."""
+        try:
+            published = self.fleet.published()
+        except (PinsError, Temporary) as error:
+            self._refuse(error.message)
+            return False
+        if published is None:
+            return False
+        new = published.pins
+        if self.pins is not None and new.text == self.pins.text:
+            self.refused = None
+            return False
+        why = self._objection(new)
+        if why is not None:
+            self._refuse(why)
+            return False
+        set_correlation_id(published.correlation_id)
+        with effect("agent.accept", generation=new.generation):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.file, new.text)
+            self.pins = new
+        self.refused = None
+        return True
+
+    def _objection(self, new: Pins) -> str | None:
+        if new.deployment != self.deployment:
+            return (
+                f"refused pins of the deployment {new.deployment!r}: this server belongs to "
+                f"{self.deployment!r}"
+            )
+        if self.pins is None or new.generation > self.pins.generation:
+            return None
+        if new.generation < self.pins.generation:
+            return (
+                f"refused pins of generation {new.generation}: this server has taken "
+                f"{self.pins.generation}"
+            )
+        return (
+            f"refused pins of generation {new.generation}: they differ from those this server "
+            "took under the same number"
+        )
+
+    def _refuse(self, why: str) -> None:
+        if self.refused != why:
+            log.warning("agent.refused", why=why)
+        self.refused = why

@@ -1,0 +1,286 @@
+"""Verbs that move a model's line: promote, rollback, retire, resume, quarantine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from modelswitch.cli.output import Result, Table, counted, local_time, utc_time
+from modelswitch.cli.session import Session
+from modelswitch.cli.verbs import Verb, Verbs, complete_model
+from modelswitch.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelswitch.moves import Moved
+    from modelswitch.switch import Preview, Switched
+
+PANEL = "Moves"
+
+
+@click.command("promote", cls=Verb, panel=PANEL)
+@click.argument("ref", shell_complete=complete_model)
+@click.option(
+    "--to", default="production", show_default=True, metavar="STAGE", help="staging or production."
+)
+@click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
+@click.option("--no-golden", is_flag=True, help="Build without a golden request.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe, as JSON.")
+@click.pass_obj
+def promote(
+    session: Session, ref: str, to: str, reason: str | None, no_golden: bool, recipe: Path | None
+) -> Result:
+    """Bring a version to Staging (loaded, no traffic) or to Production (answers everywhere)."""
+    from modelswitch.cli.documents import read_object
+    from modelswitch.refs import parse_ref, parse_stage
+
+    wanted, stage = parse_ref(ref), parse_stage(to)
+    if stage not in ("staging", "production"):
+        raise UsageError(
+            f"a version is promoted to staging or production, not to {stage}",
+            next=f"modelswitch retire {ref} takes it out of service",
+        )
+    document = read_object(recipe) if recipe else None
+    if session.dry_run:
+        return _previewed(session.switch.preview_promote(wanted, stage))
+    why = session.reason(reason)
+    with session.steps(ref) as progress:
+        switched = session.switch.promote(
+            wanted, stage, why, golden=not no_golden, recipe=document
+        )
+    return Result(
+        _moved_data(switched) | {"stage": str(stage)},
+        [_promoted(session, switched, str(stage), progress.waited_s)],
+    )
+
+
+@click.command("rollback", cls=Verb, panel=PANEL)
+@click.argument("name", shell_complete=complete_model)
+@click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
+@click.option("--from", "leaves", metavar="VERSION", help="Refuse unless this version serves.")
+@click.option("--no-quarantine", is_flag=True, help="Let what is left be promoted again.")
+@click.pass_obj
+def rollback(
+    session: Session, name: str, reason: str | None, leaves: str | None, no_quarantine: bool
+) -> Result:
+    """Go back to the version that served before. What is left is quarantined."""
+    from modelswitch.refs import check_name
+
+    check_name(name)
+    shown = session.switch.preview_rollback(name, leaves=leaves)
+    if session.dry_run:
+        return _previewed(shown)
+    why = session.reason(reason)
+    way = f"roll back {name}@{shown.before} to {name}@{shown.after}"
+    if not session.agrees(f"{way} on {counted(len(shown.servers), 'server')}?"):
+        return Result({}, talk=["nothing was changed"], exit=1)
+    with session.steps(f"{name}@{shown.after}") as progress:
+        switched = session.switch.rollback(
+            name, why, leaves=shown.before, quarantines=not no_quarantine
+        )
+    moved = switched.moved
+    line = (
+        f"{name}@{_version(moved.after)} serves again on "
+        f"{_proven(moved, progress.waited_s)}. Left: {name}@{_version(moved.before)}"
+        f"{'' if no_quarantine else ', quarantined'}. {_marks(switched)}"
+    )
+    return Result(_moved_data(switched), [line])
+
+
+@click.command("retire", cls=Verb, panel=PANEL)
+@click.argument("ref", shell_complete=complete_model)
+@click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
+@click.pass_obj
+def retire(session: Session, ref: str, reason: str | None) -> Result:
+    """Unload a candidate or a way back; with a bare NAME, the whole model."""
+    from modelswitch.refs import parse_ref
+
+    wanted = parse_ref(ref)
+    if session.dry_run:
+        return _previewed(session.switch.preview_retire(wanted))
+    why = session.reason(reason)
+    if str(wanted) == wanted.name and not session.agrees(
+        f"take the whole model {ref} out of service?"
+    ):
+        return Result({}, talk=["nothing was changed"], exit=1)
+    with session.steps(ref):
+        switched = session.switch.retire(wanted, why)
+    moved = switched.moved
+    serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
+    return Result(
+        _moved_data(switched), [f"{ref} is retired and is unloaded; {serves}. {_marks(switched)}"]
+    )
+
+
+@click.command("resume", cls=Verb, panel=PANEL)
+@click.argument("name", required=False, shell_complete=complete_model)
+@click.option("--now", is_flag=True, help="Even while its command is still at work.")
+@click.option("--outrank", is_flag=True, help="Publish above pins that something else wrote.")
+@click.option("--reason", metavar="TEXT", help="Why it is outranked.")
+@click.pass_obj
+def resume(
+    session: Session, name: str | None, now: bool, outrank: bool, reason: str | None
+) -> Result:
+    """Conclude what an ended command left open, publish what the ledger says, catch marks up."""
+    if reason and not outrank:
+        raise UsageError("--reason goes with --outrank", next="modelswitch resume --help")
+    if session.dry_run:
+        return _previewed_resume(session.switch.preview_resume(name))
+    why = session.reason(reason) if outrank else None
+    with session.steps(name or ""):
+        concluded = session.switch.resume(name, now=now, outrank=why)
+    lines = []
+    for switched in concluded:
+        moved = switched.moved
+        serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
+        lines.append(f"{moved.model} is concluded: {serves}. {_marks(switched)}")
+    return Result(
+        [_moved_data(s) for s in concluded],
+        lines or ["nothing was open; the fleet and the marks are as the ledger says"],
+    )
+
+
+@click.group("quarantine", cls=Verbs, panel=PANEL)
+def quarantine() -> None:
+    """What was rolled back and may not be promoted again."""
+
+
+@quarantine.command("list")
+@click.pass_obj
+def quarantine_list(session: Session) -> Result:
+    """Every version in quarantine: who rolled it back, and why."""
+    entries = [(m, e) for m, found in session.switch.quarantined().items() for e in found]
+    data = [
+        {
+            "model": model,
+            "version": entry.slot.version,
+            "digest": entry.slot.digest,
+            "whole_version": entry.whole_version,
+            "event": entry.seq,
+            "by": entry.actor.name,
+            "reason": entry.reason,
+        }
+        for model, entry in entries
+    ]
+    if not data:
+        return Result(data, ["nothing is quarantined"])
+    rows = [
+        (
+            f"{m}@{e.slot.version}" if e.whole_version else f"{m}@{e.slot.version} ({_short(e)})",
+            e.actor.name,
+            f"row {e.seq}",
+            e.reason,
+        )
+        for m, e in entries
+    ]
+    return Result(data, [Table(("version", "by", "since", "reason"), rows)])
+
+
+@quarantine.command("lift")
+@click.argument("ref", shell_complete=complete_model)
+@click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
+@click.pass_obj
+def quarantine_lift(session: Session, ref: str, reason: str | None) -> Result:
+    """End a version's quarantine: it may be promoted again."""
+    from modelswitch.refs import parse_ref
+
+    wanted = parse_ref(ref)
+    if session.dry_run:
+        found = session.switch.quarantined().get(wanted.name, ())
+        inside = any(entry.slot.version == wanted.version for entry in found)
+        line = f"would lift the quarantine of {ref}" if inside else f"{ref} is not quarantined"
+        return Result({"changes": inside}, [line], exit=3 if inside else 0)
+    event = session.switch.lift(wanted, session.reason(reason))
+    line = f"{ref} may be promoted again (row {event.seq}, {local_time(event.at)})"
+    return Result(event.to_json(), [line])
+
+
+VERBS = (promote, rollback, retire, resume, quarantine)
+
+
+def _moved_data(switched: Switched) -> dict[str, Any]:
+    moved = switched.moved
+    return {
+        "model": moved.model,
+        "from": moved.before.version if moved.before else None,
+        "to": moved.after.version if moved.after else None,
+        "digest": moved.after.digest if moved.after else None,
+        "event": moved.event,
+        "generation": moved.generation,
+        "changed": moved.changed,
+        "replaced": [slot.version for slot in moved.replaced],
+        "servers": [
+            {
+                "name": server.name,
+                "state": server.state,
+                "proven_at": utc_time(server.proven_at),
+                "latency_ms": server.latency_ms,
+                "error": server.error,
+            }
+            for server in moved.servers
+        ],
+        "marks": switched.marks,
+    }
+
+
+def _promoted(session: Session, switched: Switched, stage: str, waited_s: float | None) -> str:
+    moved = switched.moved
+    name = f"{moved.model}@{_version(moved.after)}"
+    if not moved.changed:
+        return f"{name} is in {stage.capitalize()} already; nothing was changed. {_marks(switched)}"
+    if stage == "production":
+        line = f"{name} serves on {_proven(moved, waited_s)}."
+        if moved.before:
+            line += f" Before: {moved.model}@{moved.before.version}, warm as the way back."
+    else:
+        line = f"{name} is in Staging on {_proven(moved, waited_s)} and takes no traffic."
+        urls = session.switch.addresses.servers
+        if moved.after and urls:
+            line += (
+                f" Try it: {urls[0].inference_url}/predictions/{moved.model}/{moved.after.label}"
+            )
+    if moved.replaced:
+        gone = ", ".join(f"{moved.model}@{slot.version}" for slot in moved.replaced)
+        line += f" It replaces the candidate {gone}."
+    return f"{line} {_marks(switched)}"
+
+
+def _proven(moved: Moved, waited_s: float | None) -> str:
+    """`3 servers, proven in 41 ms (a 3.1 ms, b 2.8 ms, c 3.0 ms)`."""
+    each = ", ".join(
+        f"{s.name} {s.latency_ms:.1f} ms" if s.latency_ms is not None else s.name
+        for s in moved.servers
+    )
+    took = ""
+    if waited_s is not None:
+        took = f" in {waited_s:.1f} s" if waited_s >= 1 else f" in {waited_s * 1000:.0f} ms"
+    return f"{counted(len(moved.servers), 'server')}, proven{took} ({each})"
+
+
+def _marks(switched: Switched) -> str:
+    if switched.marks != "pending":
+        return f"MLflow's marks: {switched.marks}."
+    return f"MLflow's marks: pending ({switched.marks_error}); modelswitch resume catches them up."
+
+
+def _version(slot: Any) -> str:
+    return slot.version if slot is not None else "-"
+
+
+def _short(entry: Any) -> str:
+    return str(entry.slot.label.partition("-")[2])
+
+
+def _previewed(preview: Preview) -> Result:
+    return Result(preview.to_json(), preview.lines, exit=3 if preview.changes else 0)
+
+
+def _previewed_resume(previews: list[Preview]) -> Result:
+    changes = any(preview.changes for preview in previews)
+    lines = [line for preview in previews for line in preview.lines]
+    return Result(
+        [preview.to_json() for preview in previews],
+        lines or ["nothing is open"],
+        exit=3 if changes else 0,
+    )

@@ -1,0 +1,86 @@
+"""What goes on, on one live line of a terminal; elsewhere a line for each long step."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any, TextIO
+
+_EVERY_S = 0.1
+
+# Steps that may take seconds, in people's words.
+_WORDS = {
+    "registry.download": "fetching its files from MLflow",
+    "registry.upload": "uploading its files to MLflow",
+    "archive.golden": "asking the golden request",
+    "archive.write": "writing the archive",
+    "store.put": "storing the archive",
+    "store.fetch": "fetching the archive",
+    "fleet.publish": "published, waiting for the servers",
+    "marks.write": "writing MLflow's marks",
+}
+_LONG = {"registry.download", "registry.upload", "archive.golden", "stack.start", "stack.stop"}
+
+
+class Progress:
+    """A sink for `effects.watching`. `waited_s`: how long the last wait for servers took."""
+
+    def __init__(self, out: TextIO, subject: str = "", *, plain: bool = True) -> None:
+        self.subject = subject
+        self.waited_s: float | None = None
+        self._out = out
+        self._plain = plain
+        self._live = out.isatty()
+        self._shown_at = 0.0
+        self._said = ""
+        self._dirty = False
+
+    def step(self, name: str, facts: dict[str, Any]) -> None:
+        if name == "fleet.wait":
+            self.waited_s = facts.get("elapsed_s")
+        text = _text(name, facts)
+        if text is None:
+            return
+        line = f"{self.subject}: {text}" if self.subject else text
+        if self._live:
+            self._draw(line, anew=name != self._said)
+            self._said = name
+        elif self._plain and name in _LONG and line != self._said:
+            print(line, file=self._out, flush=True)
+            self._said = line
+
+    def clear(self) -> None:
+        if self._dirty:
+            self._out.write("\r\033[K")
+            self._out.flush()
+            self._dirty = False
+
+    def _draw(self, line: str, *, anew: bool) -> None:
+        now = time.monotonic()
+        if not anew and now - self._shown_at < _EVERY_S:
+            return
+        width = shutil.get_terminal_size().columns - 1
+        self._out.write("\r\033[K" + line[:width])
+        self._out.flush()
+        self._shown_at = now
+        self._dirty = True
+
+
+def _text(name: str, facts: dict[str, Any]) -> str | None:
+    if name == "fleet.wait":
+        servers: dict[str, str] = facts.get("servers", {})
+        waiting = [s for s, state in servers.items() if state != "proven"]
+        if not waiting:
+            return None
+        return f"waiting for {', '.join(waiting)} ({facts.get('elapsed_s', 0.0):.1f} s)"
+    if name in ("stack.start", "stack.stop"):
+        verb = "starting" if name == "stack.start" else "stopping"
+        return f"{verb} {facts.get('part', '')}"
+    if name == "stack.wait":
+        part, seconds = facts.get("part"), facts.get("seconds")
+        return f"waiting for {part} ({seconds} s)" if part else str(facts.get("why", ""))
+    words = _WORDS.get(name)
+    done, total = facts.get("done_bytes"), facts.get("total_bytes")
+    if words and done is not None and total:
+        return f"{words} ({100 * done // total} %)"
+    return words

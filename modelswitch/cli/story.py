@@ -1,0 +1,93 @@
+"""A row of the ledger in one line for people. Pure."""
+
+from __future__ import annotations
+
+from modelswitch.ledger import Event
+from modelswitch.line import Kind, Line, Slot
+
+
+def story(event: Event, parent: Event | None) -> str:
+    """`promote digits@3 → Production (proven on a, b)`; `parent` is the row it stands on."""
+    if event.kind is Kind.NOTE:
+        return _note(event)
+    if event.action == "rollback":
+        return _rollback(event)
+    if event.action == "retire":
+        return _retire(event, parent)
+    if event.kind is not Kind.SETTLED and event.target is not None and event.line is not None:
+        name = _name(event.model, _newcomer(event.line, event.target))
+        if event.kind is Kind.PREPARED:
+            return f"{event.action} {name}: loading beside what serves"
+        return f"{event.action} {name}: the pointer moved, to be proven"
+    if parent is not None and parent.kind is not Kind.SETTLED and parent.target is not None:
+        return _concluded(event, parent)
+    return f"{event.action}: {_serves(event.model, event.line)}"
+
+
+def _note(event: Event) -> str:
+    version = event.evidence.get("version")
+    of = f"{event.model}@{version}" if version else event.model
+    if event.action == "lift":
+        return f"lift the quarantine of {of}"
+    return f"{event.action} {of}"
+
+
+def _rollback(event: Event) -> str:
+    left = _name(event.model, event.leaves)
+    kept = event.evidence.get("quarantine") is False
+    now = _name(event.model, event.line.default if event.line else None)
+    return f"roll back {left} → {now}" + ("" if kept else f" ({left} is quarantined)")
+
+
+def _retire(event: Event, parent: Event | None) -> str:
+    digests = set(event.evidence.get("retired", ()))
+    before = parent.line.slots if parent and parent.line else ()
+    gone = ", ".join(_name(event.model, slot) for slot in before if slot.digest in digests)
+    if event.line is not None and not event.line.slots:
+        return f"retire {event.model}: nothing of it is served"
+    return f"retire {gone or event.model}"
+
+
+def _concluded(event: Event, parent: Event) -> str:
+    assert parent.line is not None  # noqa: S101 an open row has both
+    assert parent.target is not None  # noqa: S101
+    slot = _newcomer(parent.line, parent.target)
+    name = _name(event.model, slot)
+    verb = event.action if event.action == parent.action else f"{event.action}: {parent.action}"
+    if event.line == parent.target:
+        is_default = slot is not None and event.line.default == slot
+        stage = "Production" if is_default else "Staging"
+        on = _servers(event, "proven")
+        return f"{verb} {name} → {stage}" + (f" (proven on {on})" if on else "")
+    why = _first_error(event)
+    back = _serves(event.model, event.line)
+    return f"{verb} {name}: undone{f' ({why})' if why else ''}; {back}"
+
+
+def _newcomer(line: Line, target: Line) -> Slot | None:
+    """The slot a move is about: the new default, else the new candidate."""
+    default = target.default
+    if default is not None and (line.default is None or line.default.digest != default.digest):
+        return default
+    return next((s for s in reversed(target.candidates) if line.find(s.digest) is None), default)
+
+
+def _servers(event: Event, state: str) -> str:
+    servers = event.evidence.get("servers", {})
+    return ", ".join(name for name, said in servers.items() if said.get("state") == state)
+
+
+def _first_error(event: Event) -> str:
+    for name, said in event.evidence.get("servers", {}).items():
+        if said.get("state") != "proven":
+            text = (said.get("error") or said.get("state") or "").strip()
+            return f"server {name}: {text.splitlines()[-1] if text else 'behind'}"
+    return ""
+
+
+def _serves(model: str, line: Line | None) -> str:
+    return f"{_name(model, line.default)} serves" if line and line.default else "nothing serves"
+
+
+def _name(model: str, slot: Slot | None) -> str:
+    return f"{model}@{slot.version}" if slot else model

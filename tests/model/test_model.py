@@ -1,0 +1,80 @@
+"""The protocol holds in every small world, and dropping any one rule breaks a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .checker import Checker, Found, World
+from .rules import ALL_RULES, PROMISES, RULES
+from .story import tell
+from .worlds import SHORT, TELLING, telling
+
+
+@pytest.fixture(scope="module")
+def explored(request: pytest.FixtureRequest) -> Iterator[list[Found]]:
+    """What was explored, summed up in one line at the end."""
+    found: list[Found] = []
+    yield found
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    states, steps = sum(f.states for f in found), sum(f.transitions for f in found)
+    depth = max((f.depth for f in found), default=0)
+    if reporter is not None:
+        reporter.write_line(
+            f"\nprotocol model: {len(found)} worlds, {states:,} states, {steps:,} transitions, "
+            f"depth {depth}, {sum(f.seconds for f in found):.1f} s"
+        )
+
+
+@pytest.mark.parametrize("world", SHORT, ids=lambda w: w.name.replace(" ", "-"))
+def test_every_promise_holds_in_every_state(world: World, explored: list[Found]) -> None:
+    found = Checker(world).run(max_seconds=120)
+    explored.append(found)
+    assert found.violation is None, tell(found)
+    assert found.complete
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_dropping_a_rule_breaks_a_promise(rule: str) -> None:
+    world, promise = telling(rule)
+    found = Checker(world, ALL_RULES - {rule}).run(max_seconds=60)
+    assert found.violation is not None
+    assert found.violation.promise == promise, tell(found)
+    assert len(tell(found).splitlines()) > 2
+
+
+def test_every_rule_has_its_telling_world_and_every_promise_its_rule() -> None:
+    broken = {promise for _, promise in TELLING.values()}
+    assert TELLING.keys() == RULES.keys()
+    # `finished` is the one that a lost publishing breaks first where no rollback is at work.
+    assert PROMISES.keys() - broken == {"finished"}
+
+
+def test_a_lost_publishing_leaves_the_finished_unfinished() -> None:
+    world = next(w for w in SHORT if w.name == "two promotions and a resume")
+    found = Checker(world, ALL_RULES - {"publish_never_lowers"}).run()
+    assert found.violation is not None
+    assert found.violation.promise == "finished"
+
+
+def test_a_counterexample_is_told_step_by_step() -> None:
+    world, _ = telling("rollback_carries_leaves")
+    found = Checker(world, ALL_RULES - {"rollback_carries_leaves"}).run()
+    assert tell(found).splitlines() == [
+        "In the world of two rollbacks and a resume: broken: "
+        "a rollback leaves what its user was shown",
+        "  given: row 3 on 2: settled [v3 v2] (adopt)",
+        "   1. A (rollback) is shown what serves",
+        "   2. A (rollback) reads the head",
+        "   3. B (rollback) is shown what serves",
+        "   4. A (rollback) appends row 4 on 3: settled [v2 v1] (rollback)",
+        "   5. B (rollback) reads the head",
+        "      the next step of B (rollback) breaks it",
+    ]
+
+
+def test_a_budget_cuts_the_search_short() -> None:
+    found = Checker(SHORT[1]).run(max_states=500)
+    assert not found.complete
+    assert found.violation is None
