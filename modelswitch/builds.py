@@ -64,6 +64,13 @@ class Builds:
                     return Built(slot, document, path.stat().st_size, reused=True)
             return self._build(version, wanted, key, folder, golden=golden)
 
+    def find(
+        self, version: ModelVersion, *, recipe: Mapping[str, Any] | None = None, golden: bool = True
+    ) -> str | None:
+        """The digest of the archive that `get` would reuse."""
+        wanted = self._recipe(version, recipe)
+        return self.store.find_build(self._key(version, wanted, golden=golden))
+
     def _build(
         self, version: ModelVersion, recipe: Recipe, key: BuildKey, folder: Path, *, golden: bool
     ) -> Built:

@@ -7,69 +7,30 @@ the ledger's compare-and-swap; the lease only tells others who is at work.
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
 
-from modelswitch import pins as pinning
-from modelswitch.effects import correlation_id
+from modelswitch import breakglass
 from modelswitch.errors import (
-    AtWork,
     Behind,
     FleetUnreachable,
     NoLongerServes,
     NothingToGoBackTo,
-    NotProven,
-    PinsError,
     Quarantined,
     Refused,
     Superseded,
 )
 from modelswitch.fleet.protocol import Fleet
-from modelswitch.ledger import (
-    Draft,
-    Event,
-    LeaseKeeper,
-    Ledger,
-    find_quarantine,
-    quarantine,
-    ways_back,
-)
+from modelswitch.holders import os_user
+from modelswitch.ledger import Event, Ledger, find_quarantine, quarantine, ways_back
 from modelswitch.line import Head, Kind, Line, Slot
 from modelswitch.pins import Pins
-from modelswitch.proof import Outcome, Proof, ServerOutcome
+from modelswitch.proof import Outcome, Proof
+from modelswitch.publishing import Intent, Publisher
 from modelswitch.settings import Settings
+from modelswitch.work import Moved, Work, lease, refuse_at_work
 
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A move that was concluded. `event` is the seq of its last row; 0 where nothing was done."""
-
-    model: str
-    before: Slot | None
-    after: Slot | None
-    event: int
-    generation: int
-    servers: tuple[ServerOutcome, ...] = ()
-    changed: bool = True
-    replaced: tuple[Slot, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """Who asks for a move and why; `evidence` is what was known before."""
-
-    reason: str
-    claimed: str | None = None
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-_SETTLED_NOTHING = Head(Kind.SETTLED, Line())
+__all__ = ["Intent", "Moved", "Moves"]
 
 
 class Moves:
@@ -79,43 +40,16 @@ class Moves:
         self.ledger = ledger
         self.fleet = fleet
         self.settings = settings
+        self.publisher = Publisher(ledger, fleet, settings.deployment)
         self.proof = Proof(fleet, settings.timeouts)
-
-    # Publishing
 
     def publish(self) -> Pins:
         """Make the fleet hold what the ledger says now; returns what stands."""
-        while True:
-            snapshot = self.ledger.snapshot()
-            heads = {model: event.head for model, event in snapshot.heads.items()}
-            pins = pinning.render(
-                heads,
-                deployment=self.settings.deployment,
-                generation=snapshot.generation,
-                epoch=snapshot.epoch,
-            )
-            standing = self.fleet.publish(pins, correlation_id=correlation_id())
-            if standing.generation <= pins.generation:
-                return standing
-            # A newer row was published meanwhile, or somebody else wrote into the fleet.
-            if self.ledger.snapshot().generation < standing.generation:
-                raise PinsError(
-                    f"the published pins have generation {standing.generation}, the ledger is at "
-                    f"{pins.generation}: something else wrote them",
-                    next='the ledger above them: modelswitch resume --outrank --reason "…"',
-                )
+        return self.publisher.publish()
 
     def outrank(self, intent: Intent) -> Pins:
         """Publish the ledger's pins above a generation that something else has published."""
-        published = self.fleet.published()
-        snapshot = self.ledger.snapshot()
-        if published and published.pins.generation > snapshot.generation and snapshot.heads:
-            model = next(iter(snapshot.heads))
-            draft = self._draft(model, None, Kind.NOTE, "outrank", intent)
-            self.ledger.append(draft, above=published.pins.generation)
-        return self.publish()
-
-    # The moves
+        return self.publisher.outrank(intent)
 
     def stage(self, model: str, slot: Slot, intent: Intent) -> Moved:
         """Load a candidate on every server; moves no traffic. Raises NotProven when undone."""
@@ -137,7 +71,7 @@ class Moves:
             outcome = self.proof.wait_warm(model, slot)
             return work.finish(outcome, slot, "stage", intent)
 
-    def promote(self, model: str, slot: Slot, intent: Intent) -> Moved:
+    def promote(self, model: str, slot: Slot, intent: Intent, *, action: str = "promote") -> Moved:
         """Make `slot` what answers everywhere; raises NotProven when it was undone."""
         with self._at_work(model) as work:
             head = work.head
@@ -148,15 +82,15 @@ class Moves:
             target = head.line.promoted(slot, ways_back=self.settings.ways_back)
             wanted = target.serving[0]
             if not self.proof.is_warm(model, wanted):
-                head = work.append(head.prepare(target), "promote", intent)
+                head = work.append(head.prepare(target), action, intent)
                 outcome = self.proof.wait_warm(model, wanted)
                 if not outcome.ok:
-                    return work.finish(outcome, wanted, "promote", intent)
-                head = work.append(head.commit(), "promote", intent)
+                    return work.finish(outcome, wanted, action, intent)
+                head = work.append(head.commit(), action, intent)
             else:
-                head = work.append(head.commit(target), "promote", intent)
+                head = work.append(head.commit(target), action, intent)
             outcome = self.proof.wait_proven(model, wanted)
-            return work.finish(outcome, wanted, "promote", intent)
+            return work.finish(outcome, wanted, action, intent)
 
     def rollback(
         self, model: str, intent: Intent, *, leaves: str | None = None, quarantines: bool = True
@@ -172,24 +106,17 @@ class Moves:
         if event is None or shown is None:
             raise NothingToGoBackTo(f"nothing of {model} serves, so there is nothing to leave")
         if leaves is not None and shown.version != leaves:
-            raise self._no_longer(model, leaves, event)
+            raise self.no_longer(model, leaves, event)
         while True:
             rows = self.ledger.history(model)
-            try:
-                new = event.head.roll_back(ways_back(rows), ways_back=self.settings.ways_back)
-            except ValueError as error:
-                raise NothingToGoBackTo(
-                    f"{model}@{shown.version} has no way back: nothing served before it that "
-                    "may serve again",
-                    next=f"modelswitch promote another version: modelswitch show {model}",
-                ) from error
-            draft = self._draft(
+            new = self.gone_back(model, event.head, ways_back(rows))
+            draft = self.publisher.draft(
                 model,
                 event.seq,
                 Kind.SETTLED,
                 "rollback",
                 intent,
-                line=new.line,
+                line=new,
                 leaves=shown,
                 evidence={} if quarantines else {"quarantine": False},
             )
@@ -200,9 +127,9 @@ class Moves:
                 event = self.ledger.head(model)
                 now = event.head.default if event else None
                 if event is None or now is None or now.digest != shown.digest:
-                    raise self._no_longer(model, shown.version, event) from None
+                    raise self.no_longer(model, shown.version, event) from None
         pins = self.publish()
-        wanted = new.line.serving[0]
+        wanted = new.serving[0]
         outcome = self.proof.wait_proven(model, wanted, everyone=True)
         moved = Moved(
             model, shown, wanted, written.seq, pins.generation, outcome.servers, changed=True
@@ -210,6 +137,22 @@ class Moves:
         if not outcome.ok:
             self._raise_behind(model, shown, wanted, outcome)
         return moved
+
+    def break_glass(
+        self, model: str, intent: Intent, *, leaves: str | None = None, quarantines: bool = True
+    ) -> Moved:
+        """A rollback by the published pins alone; the ledger hears of it when it is back."""
+        note = {
+            "reason": intent.reason,
+            "os_user": os_user(),
+            "claimed": intent.claimed,
+            "quarantine": quarantines,
+        }
+        before, wanted, pins = breakglass.break_glass(self.fleet, model, leaves=leaves, note=note)
+        outcome = self.proof.wait_proven(model, wanted, everyone=True)
+        if not outcome.ok:
+            self._raise_behind(model, before, wanted, outcome)
+        return Moved(model, before, wanted, 0, pins.generation, outcome.servers)
 
     def retire(self, model: str, slot: Slot | None, intent: Intent) -> Moved:
         """Unload a candidate or a way back; with `slot` None the whole model."""
@@ -237,7 +180,7 @@ class Moves:
             raise Refused(f"{model}@{version} is not quarantined")
         evidence = {"version": version} | ({"digest": digest} if digest else {})
         return self.ledger.append(
-            self._draft(model, None, Kind.NOTE, "lift", intent, evidence=evidence)
+            self.publisher.draft(model, None, Kind.NOTE, "lift", intent, evidence=evidence)
         )
 
     def conclude(self, model: str, intent: Intent, *, now: bool = False) -> Moved | None:
@@ -248,7 +191,8 @@ class Moves:
         event = self.ledger.head(model)
         if event is None or not event.head.is_open:
             return None
-        self._refuse_at_work(event, now=now)
+        if not now:
+            refuse_at_work(self.ledger, event)
         head = event.head
         self.publish()
         outcome = Outcome(ok=False)
@@ -257,7 +201,7 @@ class Moves:
             outcome = self.proof.wait_proven(model, slot)
         done = head.settle(done=outcome.ok)
         why = f"concludes the {event.action} of row {event.seq}: {event.reason}"
-        draft = self._draft(
+        draft = self.publisher.draft(
             model,
             event.seq,
             Kind.SETTLED,
@@ -277,73 +221,30 @@ class Moves:
             outcome.servers,
         )
 
-    # Work: the lease, the rows, the end
-
     @contextmanager
-    def _at_work(self, model: str) -> Iterator[_Work]:
-        holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        if not self.ledger.take_lease(model, holder):
-            lease = self.ledger.find_lease(model)
-            if lease is not None and not _is_dead(lease.holder):
-                raise AtWork(
-                    f"{model}: another command is at work ({_who(lease.holder)})",
-                    next="wait for it, or modelswitch resume --now concludes what it does",
-                )
-            if lease is not None:
-                self.ledger.release(lease.holder)
-            if not self.ledger.take_lease(model, holder):
-                raise AtWork(f"{model}: another command took up the work just now")
-        with LeaseKeeper(self.ledger, holder):
+    def _at_work(self, model: str) -> Iterator[Work]:
+        with lease(self.ledger, model) as holder:
             # Another may conclude it in the same moment: then it is concluded all the same.
             with suppress(Superseded):
                 self.conclude(model, Intent("the next command found it open"), now=True)
             self.publish()
-            event = self.ledger.head(model)
-            yield _Work(self, model, holder, event)
-
-    def _refuse_at_work(self, event: Event, *, now: bool) -> None:
-        lease = self.ledger.find_lease(event.model)
-        if now or lease is None or _is_dead(lease.holder):
-            return
-        raise AtWork(
-            f"{event.model}: {event.actor.name}'s {event.action} is at work ({_who(lease.holder)})",
-            next=f"wait for it, or: modelswitch resume {event.model} --now",
-        )
-
-    def _draft(
-        self,
-        model: str,
-        parent: int | None,
-        kind: Kind,
-        action: str,
-        intent: Intent,
-        *,
-        line: Line | None = None,
-        target: Line | None = None,
-        leaves: Slot | None = None,
-        holder: str | None = None,
-        evidence: Mapping[str, Any] | None = None,
-    ) -> Draft:
-        return Draft(
-            model=model,
-            parent=parent,
-            kind=kind,
-            action=action,
-            line=line,
-            target=target,
-            leaves=leaves,
-            holder=holder,
-            reason=intent.reason,
-            evidence={**intent.evidence, **(evidence or {})},
-            correlation_id=correlation_id(),
-            os_user=_os_user(),
-            claimed=intent.claimed,
-        )
+            yield Work(self.publisher, model, holder, self.ledger.head(model))
 
     def _unchanged(self, model: str, head: Head, slot: Slot | None) -> Moved:
         return Moved(model, head.default, slot, 0, self.ledger.snapshot().generation, changed=False)
 
-    def _no_longer(self, model: str, version: str, event: Event | None) -> NoLongerServes:
+    def gone_back(self, model: str, head: Head, history: tuple[Slot, ...]) -> Line:
+        """The line of a rollback from `head`; raises NothingToGoBackTo."""
+        try:
+            return head.roll_back(history, ways_back=self.settings.ways_back).line
+        except ValueError as error:
+            serves = f"{model}@{head.default.version}" if head.default else model
+            raise NothingToGoBackTo(
+                f"{serves} has no way back: nothing served before it that may serve again",
+                next=f"modelswitch promote another version: modelswitch show {model}",
+            ) from error
+
+    def no_longer(self, model: str, version: str, event: Event | None) -> NoLongerServes:
         now = event.head.default if event else None
         what = f"{model}@{now.version} does" if now else "nothing does"
         by = f", by {event.actor.name}'s {event.action} (row {event.seq})" if event else ""
@@ -377,86 +278,3 @@ class Moves:
             f"What is behind keeps answering {model}@{left.version} and follows when it can.",
             next="modelswitch status",
         )
-
-
-class _Work:
-    """One command's rows on one model: each stands on the one before."""
-
-    def __init__(self, moves: Moves, model: str, holder: str, event: Event | None) -> None:
-        self._moves = moves
-        self.model = model
-        self.holder = holder
-        self.seq = event.seq if event else 0
-        self.head = event.head if event else _SETTLED_NOTHING
-        self.generation = 0
-
-    def append(
-        self,
-        head: Head,
-        action: str,
-        intent: Intent,
-        *,
-        evidence: Mapping[str, Any] | None = None,
-    ) -> Head:
-        """Write the row, then publish it."""
-        draft = self._moves._draft(
-            self.model,
-            self.seq,
-            head.kind,
-            action,
-            intent,
-            line=head.line,
-            target=head.target,
-            holder=self.holder if head.is_open else None,
-            evidence=evidence,
-        )
-        event = self._moves.ledger.append(draft)
-        self.seq, self.head = event.seq, head
-        self.generation = self._moves.publish().generation
-        return head
-
-    def finish(self, outcome: Outcome, slot: Slot, action: str, intent: Intent) -> Moved:
-        """Settle at the target if it was proven, else where the move came from."""
-        opened = self.head
-        self.append(opened.settle(done=outcome.ok), action, intent, evidence=outcome.evidence)
-        before = opened.line.default
-        if not outcome.ok:
-            serves = (
-                f"{self.model}@{before.version} serves." if before else "Nothing serves, as before."
-            )
-            verb = "staged" if action == "stage" else "promoted"
-            raise NotProven(
-                f"{self.model}@{slot.version} was not {verb}: {outcome.story}. {serves}",
-                next=f"modelswitch logs {self.model}@{slot.version}",
-            )
-        replaced = tuple(s for s in opened.line.candidates if self.head.line.find(s.digest) is None)
-        return Moved(
-            self.model, before, slot, self.seq, self.generation, outcome.servers, replaced=replaced
-        )
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return str(os.getuid())
-
-
-def _who(holder: str) -> str:
-    host, _, rest = holder.partition(":")
-    return f"process {rest.partition(':')[0]} on {host}"
-
-
-def _is_dead(holder: str) -> bool:
-    """Whether the command that took a lease is surely gone: only told on its own machine."""
-    host, _, rest = holder.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

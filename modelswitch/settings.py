@@ -10,9 +10,9 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from modelswitch.errors import SettingsError
@@ -22,6 +22,7 @@ STATE_NAME = ".modelswitch"
 PREFIX = "MODELSWITCH_"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Deployment = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Port = Annotated[int, Field(ge=1024, le=60_000)]
 
 
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    deployment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = "local"
+    deployment: Deployment = "local"
     primary: bool = True
     tracking_uri: str | None = None
     database_url: str | None = None
@@ -116,7 +117,10 @@ class Settings(BaseSettings):
 def load(
     *, file: Path | None = None, start: Path | None = None, deployment: str | None = None
 ) -> Settings:
-    """Read the settings; raises SettingsError in one line naming file, key, found, allowed."""
+    """Read the settings; `deployment` (the flag) stands over all.
+
+    Raises SettingsError in one line naming file, key, what was found and what is allowed.
+    """
     start = (start or Path.cwd()).absolute()
     named = file or (
         Path(os.environ[PREFIX + "CONFIG"]) if PREFIX + "CONFIG" in os.environ else None
@@ -127,15 +131,14 @@ def load(
     path = named or root / FILE_NAME
     data = _read(path) if path.is_file() else {}
     _refuse_unknown_variables()
-    if deployment:
-        data["deployment"] = deployment
-        os.environ.pop(PREFIX + "DEPLOYMENT", None)
     try:
-        return Settings(**data, root=root)
+        settings = Settings(**data, root=root)
+        if deployment:
+            TypeAdapter(Deployment).validate_python(deployment)
+            settings = settings.model_copy(update={"deployment": deployment})
     except ValidationError as error:
-        raise SettingsError(
-            _first(error, path, data), next="docs/settings.md lists every key"
-        ) from error
+        raise SettingsError(_first(error, path), next="docs/settings.md lists every key") from error
+    return settings
 
 
 def find_root(start: Path) -> Path:
@@ -155,13 +158,38 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     if "root" in data:
         raise SettingsError(f"{path}: root: not a setting")
-    url = data.get("database_url")
-    if isinstance(url, str) and urlsplit(url).password:
-        raise SettingsError(
-            f"{path}: database_url holds a password, which does not belong in a file",
-            next=f"take it out and set {PREFIX}DATABASE_URL, PGPASSWORD or a pgpass file",
-        )
+    for key in ("database_url", "tracking_uri", "store_url"):
+        _refuse_password(path, key, data.get(key))
+    for section, key in _PATHS:
+        table = data.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = path.absolute().parent / table[key]
     return data
+
+
+# Relative ones start at the file's folder, wherever one stands.
+_PATHS = (
+    ("fleet", "path"),
+    ("server", "model_store"),
+    ("server", "log_dir"),
+    ("local", "state_dir"),
+)
+
+
+def _refuse_password(path: Path, key: str, url: object) -> None:
+    if not isinstance(url, str):
+        return
+    try:
+        parts = urlsplit(url)
+        password = parts.password or dict(parse_qsl(parts.query)).get("password")
+    except ValueError as error:
+        raise SettingsError(f"{path}: {key}: not an address: {error}") from error
+    if password:
+        others = ", PGPASSWORD or a pgpass file" if key == "database_url" else ""
+        raise SettingsError(
+            f"{path}: {key} holds a password, which does not belong in a file",
+            next=f"take it out and set {PREFIX}{key.upper()}{others}",
+        )
 
 
 # Read elsewhere, not settings of the file.
@@ -179,15 +207,29 @@ def _refuse_unknown_variables() -> None:
                 f"the environment variable {variable} is not a setting",
                 next="known: " + ", ".join(PREFIX + k for k in sorted(known)),
             )
+        section = _section(key.lower())
+        if variable == PREFIX + key and section is not None:
+            keys = ", ".join(f"{variable}__{name.upper()}" for name in section.model_fields)
+            raise SettingsError(f"{variable} is a section; set its keys: {keys}")
 
 
-def _first(error: ValidationError, path: Path, data: dict[str, Any]) -> str:
+def _section(name: str) -> type[_Section] | None:
+    field = Settings.model_fields.get(name)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, _Section) else None
+
+
+def _first(error: ValidationError, path: Path) -> str:
     """One line of the first complaint: where, which key, what was found, what is allowed."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     variable = PREFIX + key.upper().replace(".", "__")
     where = variable if variable in os.environ else f"{path}: {key}"
+    if not key:  # checked by itself: the flag
+        where = "--deployment"
     if first["type"] == "extra_forbidden":
-        return f"{where} is not a setting"
+        section = _section(str(first["loc"][0])) or Settings
+        known = ", ".join(name for name in section.model_fields if name != "root")
+        return f"{where} is not a setting (known: {known})"
     found = "" if isinstance(first["input"], dict) else f" (found {first['input']!r})"
     return f"{where}: {first['msg']}{found}"

@@ -29,11 +29,12 @@ from modelswitch.ledger import (
     Entry,
     Event,
     Ledger,
+    MemoryLedger,
     find_quarantine,
     quarantine,
     served_versions,
 )
-from modelswitch.line import Line, Slot, Stage, stage_of
+from modelswitch.line import Slot, Stage, stage_of
 from modelswitch.moves import Intent, Moved, Moves
 from modelswitch.pins import Pins
 from modelswitch.refs import ModelRef
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from modelswitch.archive.document import Document
     from modelswitch.builds import Built
     from modelswitch.local.addresses import Addresses
-    from modelswitch.marks import MarkChange
+    from modelswitch.mirror import Mirror
+    from modelswitch.preview import Preview, Previews
     from modelswitch.registry import ModelVersion, Registry
     from modelswitch.servers.protocol import Answer
     from modelswitch.store import ArchiveStore
@@ -125,6 +127,17 @@ class ModelSwitch:
     @cached_property
     def moves(self) -> Moves:
         return Moves(self.ledger, self.fleet, self.settings)
+
+    @cached_property
+    def mirror(self) -> Mirror:
+        from modelswitch.mirror import Mirror
+
+        return Mirror(self.ledger, self.registry, self.settings)
+
+    @cached_property
+    def moves_without_ledger(self) -> Moves:
+        """For break-glass: opening the ledger would ask the database."""
+        return Moves(MemoryLedger(self.settings.deployment), self.fleet, self.settings)
 
     # What exists
 
@@ -220,6 +233,15 @@ class ModelSwitch:
         builds = Builds(self.registry, self.store, environments)
         return builds.get(version, recipe=recipe, golden=golden)
 
+    def find_build(
+        self, ref: ModelRef, *, golden: bool = True, recipe: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """The digest of the archive that `build` would reuse."""
+        from modelswitch.builds import Builds
+
+        version = self.registry.get_version(ref.name, self.resolve(ref))
+        return Builds(self.registry, self.store, {}).find(version, recipe=recipe, golden=golden)
+
     def check_build(self, ref: ModelRef) -> list[str]:
         """Build again, with the recorded golden answer, and tell where the bytes differ."""
         from modelswitch.builds import Builds
@@ -243,6 +265,11 @@ class ModelSwitch:
 
     def _slot(self, ref: ModelRef, *, golden: bool, recipe: Mapping[str, Any] | None) -> Slot:
         """The slot a promotion means: one that is loaded already, else a built one."""
+        known = self._find_slot(ref, recipe)
+        return known or self.build(ref, golden=golden, recipe=recipe).slot
+
+    def _find_slot(self, ref: ModelRef, recipe: Mapping[str, Any] | None) -> Slot | None:
+        """The slot that needs no build; raises Quarantined before a build that leads nowhere."""
         if ref.version is None and ref.alias is None and ref.stage is None:
             raise UsageError(f"{ref} names no version", next=f"modelswitch promote {ref.name}@3")
         number = self.resolve(ref)
@@ -260,13 +287,13 @@ class ModelSwitch:
             Slot(number, "sha256:" + "0" * 64),
         )
         if entry is not None:
-            self.moves.refuse_quarantined(ref.name, entry.slot)  # before a build that leads nowhere
+            self.moves.refuse_quarantined(ref.name, entry.slot)
         if ref.digest8 is not None:
             known = [s for s in _slots_of(rows) if s.version == number and _fits(s, ref)]
             if not known:
                 raise NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}")
             return replace(known[0], workers=1)
-        return self.build(replace(ref, version=number), golden=golden, recipe=recipe).slot
+        return None
 
     # Moves
 
@@ -294,10 +321,24 @@ class ModelSwitch:
             raise
 
     def rollback(
-        self, model: str, reason: str, *, leaves: str | None = None, quarantines: bool = True
+        self,
+        model: str,
+        reason: str,
+        *,
+        leaves: str | None = None,
+        quarantines: bool = True,
+        break_glass: bool = False,
     ) -> Switched:
-        """Go back by one row; needs neither MLflow nor the store."""
+        """Go back by one row; needs neither MLflow nor the store.
+
+        `break_glass`: the database is away; by the published pins, recorded on its return.
+        """
         intent = self._intent(reason)
+        if break_glass:
+            moved = self.moves_without_ledger.break_glass(
+                model, intent, leaves=leaves, quarantines=quarantines
+            )
+            return Switched(moved, "pending", "recorded when the database is back")
         try:
             moved = self.moves.rollback(model, intent, leaves=leaves, quarantines=quarantines)
         except ModelSwitchError as error:
@@ -308,18 +349,22 @@ class ModelSwitch:
 
     def retire(self, ref: ModelRef, reason: str) -> Switched:
         """Unload a candidate or a way back; the whole model for a bare name."""
+        slot = self._loaded(ref)
+        return self._marked(self.moves.retire(ref.name, slot, self._intent(reason)))
+
+    def _loaded(self, ref: ModelRef) -> Slot | None:
+        """The slot that a reference names in the line; None for a bare name."""
         event = self.ledger.head(ref.name)
         if event is None:
             raise NotFound(f"nothing of {ref.name} was ever staged", next="modelswitch models")
-        slot: Slot | None = None
-        if ref != ModelRef(ref.name):
-            number = self.resolve(ref)
-            loaded = [s for s in event.head.line.slots if s.version == number and _fits(s, ref)]
-            if len(loaded) != 1:
-                what = "is not loaded" if not loaded else "is loaded with several recipes"
-                raise Refused(f"{ref} {what}", next=f"modelswitch show {ref.name}")
-            slot = loaded[0]
-        return self._marked(self.moves.retire(ref.name, slot, self._intent(reason)))
+        if ref == ModelRef(ref.name):
+            return None
+        number = self.resolve(ref)
+        loaded = [s for s in event.head.line.slots if s.version == number and _fits(s, ref)]
+        if len(loaded) != 1:
+            what = "is not loaded" if not loaded else "is loaded with several recipes"
+            raise Refused(f"{ref} {what}", next=f"modelswitch show {ref.name}")
+        return loaded[0]
 
     def quarantined(self) -> dict[str, tuple[Entry, ...]]:
         """What may not be promoted, by model."""
@@ -354,6 +399,77 @@ class ModelSwitch:
                 self.mark(name)
         return concluded
 
+    def adopt(self, ref: ModelRef, reason: str) -> Switched:
+        """Bring what MLflow calls Production under the ledger: built, proven, then pinned.
+
+        Without a version the alias `production` names it, else the stage. What somebody loaded
+        into a server under this name keeps answering until ours does, and is removed then.
+        """
+        number = ref.version or self.mirror.production(ref.name)
+        slot = self._slot(replace(ref, version=number), golden=True, recipe=None)
+        kept = {
+            report.server: [f.label for f in report.foreign if f.model == ref.name]
+            for report in self._live()
+            if any(f.model == ref.name for f in report.foreign)
+        }
+        intent = Intent(reason, self.actor, {"found_on": kept} if kept else {})
+        return self._marked(self.moves.promote(ref.name, slot, intent, action="adopt"))
+
+    def adoptable(self) -> list[str]:
+        """Models that MLflow calls Production and the ledger has never heard of."""
+        known = self.ledger.heads()
+        return [
+            model.name
+            for model in self.registry.models()
+            if model.name not in known and self.mirror.find_production(model.name) is not None
+        ]
+
+    def mark(self, model: str) -> str | None:
+        """Bring MLflow's marks of one model up; the reason when that must wait."""
+        try:
+            self.mirror.mark(model)
+        except ModelSwitchError as error:
+            return error.message
+        return None
+
+    def _marked(self, moved: Moved) -> Switched:
+        error = self.mark(moved.model)
+        return Switched(moved, "pending" if error else "done", error)
+
+    # What a move would do: nothing is written, nothing is built
+
+    @cached_property
+    def _previews(self) -> Previews:
+        from modelswitch.preview import Previews
+
+        return Previews(self.moves)
+
+    def preview_promote(
+        self,
+        ref: ModelRef,
+        to: Stage,
+        *,
+        golden: bool = True,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Preview:
+        """What `promote` would do; raises what it would refuse."""
+        slot = self._find_slot(ref, recipe)
+        digest = slot.digest if slot else self.find_build(ref, golden=golden, recipe=recipe)
+        # Where nothing is built there is no digest yet: zeros stand for it.
+        slot = slot or Slot(self.resolve(ref), digest or "sha256:" + "0" * 64)
+        return self._previews.promote(ref.name, slot, to, built=digest is not None)
+
+    def preview_rollback(self, model: str, *, leaves: str | None = None) -> Preview:
+        """What serves and what a rollback goes back to; raises NothingToGoBackTo."""
+        return self._previews.rollback(model, leaves)
+
+    def preview_retire(self, ref: ModelRef) -> Preview:
+        return self._previews.retire(ref.name, self._loaded(ref))
+
+    def preview_resume(self, model: str | None = None) -> list[Preview]:
+        """What is open, and how it would end."""
+        return self._previews.resume(model)
+
     def _intent(self, reason: str) -> Intent:
         return Intent(reason=reason, claimed=self.actor)
 
@@ -369,7 +485,7 @@ class ModelSwitch:
     def diff(self) -> list[overview.Difference]:
         """Where pins, servers and MLflow's marks are not as the ledger says."""
         snapshot = self.ledger.snapshot()
-        wanted = self._rendered()
+        wanted = self.pins()
         published = self.fleet.published()
         found = overview.differences(
             wanted,
@@ -378,9 +494,10 @@ class ModelSwitch:
             snapshot.heads,
             datetime.now(UTC),
         )
-        return found + self._mark_differences(snapshot.heads)
+        return found + self.mirror.differences(snapshot.heads)
 
-    def _rendered(self) -> Pins:
+    def pins(self) -> Pins:
+        """The pins as the ledger says them, whatever is published."""
         snapshot = self.ledger.snapshot()
         return pinning.render(
             {name: event.head for name, event in snapshot.heads.items()},
@@ -430,66 +547,6 @@ class ModelSwitch:
                 await server.close()
 
         return asyncio.run(ask())
-
-    # MLflow's marks: a mirror, written last, caught up later
-
-    def mark(self, model: str) -> str | None:
-        """Bring MLflow's marks of one model up; the reason when that must wait."""
-        from modelswitch import marks
-
-        try:
-            marks.apply(
-                self.registry,
-                self._mark_changes(model),
-                again=lambda: self._mark_changes(model),
-            )
-        except ModelSwitchError as error:
-            return error.message
-        return None
-
-    def _marked(self, moved: Moved) -> Switched:
-        error = self.mark(moved.model)
-        return Switched(moved, "pending" if error else "done", error)
-
-    def _mark_changes(self, model: str) -> tuple[MarkChange, ...]:
-        from modelswitch import marks
-
-        rows = self.ledger.history(model)
-        head = next((e for e in rows if not e.is_note), None)
-        desired = marks.desired(
-            model,
-            head.head.line if head else Line(),
-            served_versions(rows),
-            {e.slot.version: e.reason or "true" for e in quarantine(rows)},
-            deployment=self.settings.deployment,
-            primary=self.settings.primary,
-        )
-        return marks.diff(desired, marks.observe(self.registry, model))
-
-    def _mark_differences(self, models: Iterable[str]) -> list[overview.Difference]:
-        found: list[overview.Difference] = []
-        for model in models:
-            try:
-                changes = self._mark_changes(model)
-            except ModelSwitchError as error:
-                return [
-                    *found,
-                    overview.Difference(
-                        "marks", None, "MLflow", "an answer", error.message, "is MLflow up?"
-                    ),
-                ]
-            found += [
-                overview.Difference(
-                    "marks",
-                    model,
-                    f"MLflow: {c.what}",
-                    str(c.wanted),
-                    str(c.found),
-                    f"modelswitch resume {model}",
-                )
-                for c in changes
-            ]
-        return found
 
 
 def _fits(slot: Slot, ref: ModelRef) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -207,9 +208,13 @@ def _predictor(source: VersionSource) -> Callable[[Any], Any]:
 
 @contextmanager
 def _as_archive_error(source: VersionSource, what: str) -> Iterator[None]:
+    talk = logging.getLogger("mlflow")
+    level = talk.level
     try:
         with warnings.catch_warnings():
+            # Of versions that differ and formats that age: it is `needs` that judges these.
             warnings.simplefilter("ignore")
+            talk.setLevel(logging.ERROR)
             yield
     except ImportError as error:
         raise ArchiveError(
@@ -221,6 +226,8 @@ def _as_archive_error(source: VersionSource, what: str) -> Iterator[None]:
             next="try it with mlflow.models.predict, mend and log it again; "
             "or build with --no-golden",
         ) from error
+    finally:
+        talk.setLevel(level)
 
 
 def _between(old: Document, new: Document) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from modelswitch.archive.document import Signature
 from modelswitch.errors import ArchiveError
 
+_LOG_AGAIN = "log the model again and register that run's model; this version can go"
 _LOG_PT2 = (
     "log it with mlflow.pytorch.log_model(model, name='model', input_example=x, "
     "signature=infer_signature(x, y)), x a numpy array: MLflow 3 then writes a .pt2"
@@ -79,13 +80,25 @@ def _mlmodel(source: VersionSource) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArchiveError(
             f"{source} has no artifact: there is no MLmodel file at {source.source}",
-            next="log the model again and register that run's model; this version can go",
+            next=_LOG_AGAIN,
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArchiveError(f"{source}: its MLmodel file cannot be read: {error}") from error
+        raise _torn(source, f"its MLmodel file cannot be read: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("flavors"), dict):
-        raise ArchiveError(f"{source}: its MLmodel file names no flavors")
+        raise _torn(source, "its MLmodel file names no flavors")
     return found
+
+
+def _torn(source: VersionSource, what: str) -> ArchiveError:
+    return ArchiveError(f"{source}: {what}", next=_LOG_AGAIN)
+
+
+def _inside(source: VersionSource, name: str) -> Path:
+    """A path that MLmodel names, which must not lead out of the version's folder."""
+    path = source.folder / name
+    if not path.resolve().is_relative_to(source.folder.resolve()):
+        raise _torn(source, f"its MLmodel file names {name}, which lies outside of it")
+    return path
 
 
 def _weights(source: VersionSource, mlmodel: dict[str, Any]) -> tuple[Path, str, str]:
@@ -98,7 +111,7 @@ def _weights(source: VersionSource, mlmodel: dict[str, Any]) -> tuple[Path, str,
             "so far torch models are, as .pt2 or TorchScript",
             next=_LOG_PT2,
         )
-    folder = source.folder / str(flavor.get("model_data", "data"))
+    folder = _inside(source, str(flavor.get("model_data", "data")))
     torch_version = str(flavor.get("pytorch_version", ""))
     exported, saved = folder / "model.pt2", folder / "model.pth"
     if exported.is_file():
@@ -106,7 +119,7 @@ def _weights(source: VersionSource, mlmodel: dict[str, Any]) -> tuple[Path, str,
     if not saved.is_file():
         raise ArchiveError(
             f"{source} has no artifact: {folder.name} holds neither model.pt2 nor model.pth",
-            next="log the model again and register that run's model; this version can go",
+            next=_LOG_AGAIN,
         )
     if not _is_torchscript(saved):
         raise ArchiveError(
@@ -139,17 +152,34 @@ def _signature(source: VersionSource, mlmodel: dict[str, Any]) -> Signature:
             f"{source}: its signature has params, which torch models are not given yet",
             next="log the model without params in its signature",
         )
-    outputs = json.loads(found["outputs"]) if found.get("outputs") else None
-    return Signature(inputs=json.loads(found["inputs"]), outputs=outputs)
+    try:
+        outputs = json.loads(found["outputs"]) if found.get("outputs") else None
+        signature = Signature(inputs=json.loads(found["inputs"]), outputs=outputs)
+        unfit = [spec for spec in signature.inputs if not _is_number(spec)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _torn(source, f"its signature cannot be read: {error}") from error
+    if unfit:
+        raise ArchiveError(
+            f"{source}: its signature has inputs that are no numbers: {json.dumps(unfit[0])}",
+            next="torch models take tensors and number columns: encode the rest before the model",
+        )
+    return signature
+
+
+def _is_number(spec: dict[str, Any]) -> bool:
+    """What `modelswitch_tensors` reads: numeric tensors and columns."""
+    if spec["type"] == "tensor":
+        return str(spec["tensor-spec"]["dtype"]).startswith(("float", "int", "uint", "bool"))
+    return spec["type"] in ("boolean", "integer", "long", "float", "double")
 
 
 def _example(source: VersionSource, mlmodel: dict[str, Any]) -> Any | None:
     """The serving input example, a whole JSON body."""
     info = mlmodel.get("saved_input_example_info") or {}
-    path = source.folder / str(info.get("serving_input_path", "serving_input_example.json"))
+    path = _inside(source, str(info.get("serving_input_path", "serving_input_example.json")))
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ArchiveError(f"{source}: its {path.name} is not JSON: {error}") from error
+        raise _torn(source, f"its {path.name} is not JSON: {error}") from error

@@ -71,9 +71,7 @@ def make_agent(settings: Settings) -> Agent:
             "addresses are not set",
             next="set [server] inference_url and management_url",
         )
-    server = TorchServe(
-        inference, management, log_dir=own.log_dir or folders.server_logs(own.name)
-    )
+    server = TorchServe(inference, management, log_dir=own.log_dir or folders.server_logs(own.name))
     slots = Slots(
         server,
         FsspecStore(settings.store),

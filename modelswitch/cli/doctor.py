@@ -17,9 +17,7 @@ def doctor(session: Session) -> Result:
 
     found = check_all(session)
     failed = [check for check in found if check.state == "fail"]
-    data = [
-        {"check": c.name, "state": c.state, "found": c.found, "next": c.next} for c in found
-    ]
+    data = [{"check": c.name, "state": c.state, "found": c.found, "next": c.next} for c in found]
     rows = [(c.name, c.state, c.found, c.next or "") for c in found]
     return Result(data, [Table(("check", "state", "found", "next"), rows)], exit=1 if failed else 0)
 

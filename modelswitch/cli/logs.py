@@ -79,13 +79,10 @@ def _workers(session: Session, ref: str, folders: dict[str, Path], limit: int) -
     return Result(data, show)
 
 
-def _files(
-    session: Session, folders: dict[str, Path], server: str | None, limit: int
-) -> Result:
-    from modelswitch.local.addresses import read_state
+def _files(session: Session, folders: dict[str, Path], server: str | None, limit: int) -> Result:
+    from modelswitch.local.folders import Folders
 
-    state = read_state(session.settings)
-    files = [Path(m.log) for m in state.members.values()] if state else []
+    files = sorted(Folders(session.settings.state_dir).logs.glob("*.log"))
     if server is not None:
         files = [file for file in files if file.stem.endswith(f"-{server}")]
     for folder in folders.values():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit, NoArgsIsHelpError
 
 from modelswitch import __version__
 from modelswitch.cli import agent, books, catalog, completion, doctor, logs, moves, predict, stack
@@ -28,6 +29,7 @@ _LOOK_S = 2.0
     PROGRAM,
     cls=Verbs,
     no_args_is_help=True,
+    topics=("Stack", "Models", "Moves", "Looking"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
@@ -53,7 +55,7 @@ def run(argv: Sequence[str] | None = None, *, session: Session | None = None) ->
     try:
         with cli.make_context(PROGRAM, argv, obj=session) as ctx:
             cli.invoke(ctx)
-    except click.exceptions.Exit as ended:  # --help and --version
+    except Exit as ended:  # --help and --version
         return ended.exit_code
     except click.ClickException as error:
         return _usage(session, error)
@@ -84,13 +86,13 @@ def _failed(session: Session, code: int, name: str, message: str, next: str | No
 
 def _usage(session: Session, error: click.ClickException) -> int:
     ctx: Any = getattr(error, "ctx", None)
-    if isinstance(error, click.exceptions.NoArgsIsHelpError) and not session.json:
+    if isinstance(error, NoArgsIsHelpError) and not session.json:
         say(error.message.rstrip())
         return error.exit_code
     if ctx is not None:
         session.command = name_of(ctx)
     path = ctx.command_path if ctx is not None else PROGRAM
-    message = "no verb was given" if isinstance(error, click.exceptions.NoArgsIsHelpError) else ""
+    message = "no verb was given" if isinstance(error, NoArgsIsHelpError) else ""
     return _failed(session, 2, "usage", message or error.format_message(), f"{path} --help")
 
 

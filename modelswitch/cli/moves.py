@@ -14,7 +14,8 @@ from modelswitch.errors import UsageError
 
 if TYPE_CHECKING:
     from modelswitch.moves import Moved
-    from modelswitch.switch import Preview, Switched
+    from modelswitch.preview import Preview
+    from modelswitch.switch import Switched
 
 PANEL = "Moves"
 
@@ -43,12 +44,13 @@ def promote(
         )
     document = read_object(recipe) if recipe else None
     if session.dry_run:
-        return _previewed(session.switch.preview_promote(wanted, stage))
+        preview = session.switch.preview_promote(
+            wanted, stage, golden=not no_golden, recipe=document
+        )
+        return _previewed(preview)
     why = session.reason(reason)
     with session.steps(ref) as progress:
-        switched = session.switch.promote(
-            wanted, stage, why, golden=not no_golden, recipe=document
-        )
+        switched = session.switch.promote(wanted, stage, why, golden=not no_golden, recipe=document)
     return Result(
         _moved_data(switched) | {"stage": str(stage)},
         [_promoted(session, switched, str(stage), progress.waited_s)],

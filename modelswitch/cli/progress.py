@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 _EVERY_S = 0.1
@@ -23,11 +24,13 @@ _LONG = {"registry.download", "registry.upload", "archive.golden", "stack.start"
 
 
 class Progress:
-    """A sink for `effects.watching`. `waited_s`: how long the last wait for servers took."""
+    """A sink for `effects.watching`. `waited_s`: how long the last wait for servers took;
+    `on_up` is told the addresses of a stack that stays in the foreground."""
 
     def __init__(self, out: TextIO, subject: str = "", *, plain: bool = True) -> None:
         self.subject = subject
         self.waited_s: float | None = None
+        self.on_up: Callable[[Any], None] | None = None
         self._out = out
         self._plain = plain
         self._live = out.isatty()
@@ -38,6 +41,9 @@ class Progress:
     def step(self, name: str, facts: dict[str, Any]) -> None:
         if name == "fleet.wait":
             self.waited_s = facts.get("elapsed_s")
+        if name == "stack.up" and self.on_up is not None:
+            self.clear()
+            self.on_up(facts["addresses"])
         text = _text(name, facts)
         if text is None:
             return

@@ -24,9 +24,7 @@ PANEL = "Stack"
 @click.option("--port-base", type=int, help="The first server's port; others follow from it.")
 @click.option("--foreground", is_flag=True, help="Stay, and stop all on Ctrl-C.")
 @click.pass_obj
-def up(
-    session: Session, servers: int | None, port_base: int | None, foreground: bool
-) -> Result:
+def up(session: Session, servers: int | None, port_base: int | None, foreground: bool) -> Result:
     """Start PostgreSQL, MLflow, TorchServe and its agent here; harmless when they run."""
     stack = session.stack
     if session.dry_run:
@@ -49,13 +47,10 @@ def _say_addresses(addresses: Addresses) -> None:
 
 
 def _address_lines(addresses: Addresses) -> list[str]:
-    return [
-        f"MLflow     {addresses.tracking_uri}",
-        *(
-            f"server {s.name}   {s.inference_url}/predictions/NAME   (management {s.management_url})"
-            for s in addresses.servers
-        ),
-    ]
+    lines = [f"MLflow    {addresses.tracking_uri}"]
+    for server in addresses.servers:
+        lines.append(f"server {server.name}  {server.inference_url}/predictions/NAME")
+    return lines
 
 
 @click.command("down", cls=Verb, panel=PANEL)
@@ -157,9 +152,7 @@ def _server_data(report: Report, generation: int, now: datetime) -> dict[str, An
     }
 
 
-def _fleet_lines(
-    reports: tuple[Report, ...], servers: list[dict[str, Any]]
-) -> list[str | Table]:
+def _fleet_lines(reports: tuple[Report, ...], servers: list[dict[str, Any]]) -> list[str | Table]:
     if not servers:
         return ["no server has reported"]
     rows = []

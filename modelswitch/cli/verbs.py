@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import rich_click as click
-from rich_click import RichCommand, RichGroup, RichOption
+from click.core import ParameterSource
+from rich_click import (
+    RichCommand,
+    RichCommandPanel,
+    RichGroup,
+    RichOption,
+    RichOptionPanel,
+    RichPanel,
+)
 
 from modelswitch.cli.output import Result, print_envelope, print_result
 from modelswitch.cli.session import Session
@@ -18,7 +27,7 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     name = param.name or ""
     source = ctx.get_parameter_source(name)
     session = ctx.find_object(Session)
-    if session is not None and source is click.core.ParameterSource.COMMANDLINE:
+    if session is not None and source is ParameterSource.COMMANDLINE:
         session.flags[name] = value
 
 
@@ -30,7 +39,9 @@ def global_flags() -> list[click.Parameter]:
     return [
         _flag("--json", is_flag=True, help="One JSON document on stdout."),
         _flag("--debug", is_flag=True, help="Logs, and the traceback of an error."),
-        _flag("--config", metavar="FILE", help="Settings, instead of the nearest modelswitch.toml."),
+        _flag(
+            "--config", metavar="FILE", help="Settings, instead of the nearest modelswitch.toml."
+        ),
         _flag("--deployment", metavar="NAME", help="Another deployment than the settings name."),
         _flag(
             "--timeout",
@@ -44,11 +55,15 @@ def global_flags() -> list[click.Parameter]:
     ]
 
 
+def _option_panels() -> list[RichPanel[Any, Any]]:
+    return [RichOptionPanel("Options"), RichOptionPanel(_PANEL)]
+
+
 class Verb(RichCommand):
     """A command whose callback takes the Session and returns a Result."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, panels=_option_panels(), **kwargs)
         self.params = [*self.params, *global_flags()]
 
     def invoke(self, ctx: click.Context) -> None:
@@ -60,12 +75,13 @@ class Verb(RichCommand):
 
 
 class Verbs(RichGroup):
-    """A command of commands; with `invoke_without_command` it is a verb itself."""
+    """A command of commands, listed by `topics`; it may be a verb itself."""
 
     command_class = Verb
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, topics: Sequence[str] = (), **kwargs: Any) -> None:
+        panels = [*(RichCommandPanel(topic) for topic in topics), *_option_panels()]
+        super().__init__(*args, **{**kwargs, "panels": panels})
         self.params = [*self.params, *global_flags()]
 
 

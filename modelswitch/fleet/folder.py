@@ -11,8 +11,9 @@ import contextlib
 import fcntl
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -35,7 +36,13 @@ class FolderFleet:
         self.announcement_file = path / "announcement.json"
         self.reports_dir = path / "reports"
 
-    def publish(self, pins: Pins, *, correlation_id: str | None = None) -> Pins:
+    def publish(
+        self,
+        pins: Pins,
+        *,
+        correlation_id: str | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> Pins:
         text = pins.text
         if len(text.encode()) > MAX_BYTES:
             raise PinsError(
@@ -44,12 +51,14 @@ class FolderFleet:
             )
         with _disk(self.path), self._locked():
             standing = self._standing()
-            if standing is not None and standing.generation > pins.generation:
-                return standing
-            if standing is not None and standing.text == text:
+            if standing is not None and _stays(standing, pins):
                 return standing
             with effect("fleet.publish", generation=pins.generation):
-                announcement = {"generation": pins.generation, "correlation_id": correlation_id}
+                announcement = {
+                    "generation": pins.generation,
+                    "correlation_id": correlation_id,
+                    "note": note,
+                }
                 write_whole(self.announcement_file, json.dumps(announcement))
                 write_whole(self.pins_file, text)
         return pins
@@ -62,7 +71,11 @@ class FolderFleet:
                 return None
             except UnicodeDecodeError as error:
                 raise PinsError(f"{self.pins_file} is not text: {error}") from error
-        return Published(parse(text, source=str(self.pins_file)), self._correlation())
+        pins = parse(text, source=str(self.pins_file))
+        said = self._announcement()
+        if said.get("generation") != pins.generation:
+            return Published(pins)
+        return Published(pins, said.get("correlation_id"), said.get("note"))
 
     def reports(self) -> tuple[Report, ...]:
         found = []
@@ -142,13 +155,12 @@ class FolderFleet:
             return None
         return found.pins if found else None
 
-    def _correlation(self) -> str | None:
+    def _announcement(self) -> dict[str, Any]:
         try:
             found = json.loads(self.announcement_file.read_text(encoding="utf-8"))
-            value = found.get("correlation_id")
-        except (OSError, ValueError, AttributeError):
-            return None
-        return value if isinstance(value, str) else None
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -156,6 +168,13 @@ class FolderFleet:
         with (self.path / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _stays(standing: Pins, new: Pins) -> bool:
+    """Whether `standing` is not to be written over by `new`."""
+    if standing.epoch != new.epoch:
+        return standing.generation >= new.generation
+    return standing.generation > new.generation or standing.text == new.text
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelswitch.pins import Pins
 from modelswitch.reports import Report
@@ -12,17 +12,30 @@ from modelswitch.reports import Report
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The pins as they stand, and the correlation id of the command that published them."""
+    """The pins as they stand, the correlation id of the command that published them, its note.
+
+    The note is what a break-glass rollback leaves for the ledger: who, when, why.
+    """
 
     pins: Pins
     correlation_id: str | None = None
+    note: Mapping[str, Any] | None = None
 
 
 class Fleet(Protocol):
     """The verbs' side publishes and waits; the agents' side follows and reports."""
 
-    def publish(self, pins: Pins, *, correlation_id: str | None = None) -> Pins:
-        """Make `pins` stand unless a higher generation does; returns what stands afterwards."""
+    def publish(
+        self,
+        pins: Pins,
+        *,
+        correlation_id: str | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> Pins:
+        """Make `pins` stand unless a higher generation does; returns what stands afterwards.
+
+        Pins of another epoch that are not older stay too: they are recorded first.
+        """
 
     def published(self) -> Published | None:
         """What stands; None before the first publishing. Raises PinsError, FleetUnreachable."""

@@ -104,7 +104,7 @@ class Door:
     def _unreachable(self, why: str) -> RegistryUnreachable:
         return RegistryUnreachable(
             f"MLflow at {self.tracking_uri} does not answer as it should: {why}",
-            next="start it (modelswitch up), or set tracking_uri to where it runs",
+            next="start it (modelswitch up), see its log, or set tracking_uri to where it runs",
         )
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ledgers import ledger_of, sql_subject
+
+from modelswitch.ledger import SqlLedger
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +79,10 @@ def _wait_for_mlflow(url: str, server: subprocess.Popen[bytes], log: Path) -> No
                 return
         time.sleep(0.1)
     pytest.fail(f"MLflow did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def postgres_ledger(postgres_url: str) -> Iterator[SqlLedger]:
+    made = ledger_of(sql_subject(postgres_url))
+    yield made
+    made.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from modelswitch.ledger import Draft, Ledger, MemoryLedger, open_ledger
+from modelswitch.ledger import Draft, Ledger, MemoryLedger, SqlLedger, open_ledger
 from modelswitch.ledger.schema import leases
 from modelswitch.line import Kind, Line, Slot
 
@@ -76,3 +76,15 @@ def sql_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
         return f"sqlite:///{folder / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+def ledger_of(subject: Subject) -> SqlLedger:
+    assert isinstance(subject.ledger, SqlLedger)
+    return subject.ledger
+
+
+def execute(ledger: SqlLedger, statement: str, **values: object) -> None:
+    if ledger.engine.dialect.name == "sqlite":
+        statement = statement.replace("modelswitch.", "")
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.text(statement), {"d": ledger.deployment, **values})

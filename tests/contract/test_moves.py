@@ -12,6 +12,7 @@ from modelswitch.errors import (
     NoLongerServes,
     NothingToGoBackTo,
     NotProven,
+    PinsError,
     Quarantined,
     Refused,
 )
@@ -251,3 +252,56 @@ def test_states_are_told_while_a_slot_loads(site: Site) -> None:
     one = site.slot("1")
     site.stage(one)
     assert site.report("a").slot("digits", one.label).state is State.PROVEN
+
+
+def test_break_glass_needs_no_ledger_and_is_recorded_when_it_returns(site: Site) -> None:
+    one, two, three = (site.slot(n) for n in "123")
+    site.promote(one)
+    site.promote(two)
+    site.stage(three)
+    rows = len(site.ledger.history("digits"))
+    site.moves.break_glass("digits", Intent("the database is away", claimed="ann"), leaves="2")
+    assert site.all_answer() == {"1"}
+    assert len(site.ledger.history("digits")) == rows
+
+    site.moves.publish()
+
+    recorded = site.ledger.history("digits")[0]
+    assert (recorded.action, recorded.reason, recorded.actor.claimed) == (
+        "rollback",
+        "the database is away",
+        "ann",
+    )
+    assert recorded.head.line.default == one
+    assert recorded.head.line.candidates == (three,)
+    wait_for(lambda: {site.report(n).generation for n in site.twins} == {recorded.generation})
+    assert site.all_answer() == {"1"}
+    with pytest.raises(Quarantined, match="the database is away"):
+        site.promote(two)
+
+
+def test_two_break_glass_rollbacks_are_both_recorded(site: Site) -> None:
+    for model in ("digits", "other"):
+        for number in "12":
+            site.promote(site.slot(number, model), model)
+    site.moves.break_glass("digits", Intent("first"))
+    site.moves.break_glass("other", Intent("second"))
+    site.moves.publish()
+    reasons = {m: site.ledger.history(m)[0].reason for m in ("digits", "other")}
+    assert reasons == {"digits": "first", "other": "second"}
+    site.moves.publish()
+    assert site.fleet.published().pins.epoch == "main"
+
+
+def test_pins_written_by_somebody_else_are_outranked_only_when_asked(site: Site) -> None:
+    one = site.slot("1")
+    site.promote(one)
+    pins = site.fleet.published().pins
+    foreign = pins.model_copy(update={"generation": pins.generation + 50})
+    site.fleet.pins_file.write_text(foreign.text)
+    with pytest.raises(PinsError, match="something else wrote them"):
+        site.promote(site.slot("2"))
+    site.moves.outrank(Intent("ours is right"))
+    wait_for(lambda: site.report("a").generation > foreign.generation)
+    site.promote(site.slot("2"))
+    assert site.all_answer() == {"2"}

@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from modelswitch.effects import watching
 from modelswitch.errors import (
     ArchiveError,
     NotFound,
+    Refused,
     RegistryUnreachable,
     SettingsError,
     UsageError,
@@ -298,9 +301,36 @@ def test_an_mlflow_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert time.monotonic() - started < 5
 
 
-def test_something_else_that_answers_is_not_taken_for_mlflow(mlflow_url: str) -> None:
-    with pytest.raises((RegistryUnreachable, NotFound)):
-        Registry(f"{mlflow_url}/not-here").ping()
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (200, "<html>a router</html>", RegistryUnreachable, "not in a valid JSON format"),
+        (404, "not here", RegistryUnreachable, "404"),
+        (502, "bad gateway", RegistryUnreachable, "502"),
+        (401, "who are you?", Refused, "who are you"),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "not you"}', Refused, "not you"),
+    ],
+)
+def test_what_answers_instead_of_mlflow_becomes_our_error(
+    status: int, body: str, error: type[Exception], says: str
+) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(error, match=says):
+                Registry(f"http://127.0.0.1:{server.server_port}").ping()
+        finally:
+            server.shutdown()
 
 
 def test_a_store_without_a_server_is_refused() -> None:

@@ -27,7 +27,9 @@ def main() -> int:
     if options.rules:
         for rule, means in RULES.items():
             world, _ = telling(rule)
-            print(f"\nWithout “{means}” ({rule}):\n{tell(Checker(world, ALL_RULES - {rule}).run())}")
+            print(
+                f"\nWithout “{means}” ({rule}):\n{tell(Checker(world, ALL_RULES - {rule}).run())}"
+            )
         return 0
     deadline = time.monotonic() + options.seconds
     worlds = [*SHORT, *(LONG if options.long else ())]

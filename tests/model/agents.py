@@ -7,12 +7,13 @@ unloading are one step each here: what races inside them is the agent's tests' m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from modelswitch.agent.plan import PLACEHOLDER, Activate, Known, Load, Unload, diff
 from modelswitch.servers.protocol import ServedModel, ServedVersion, ServedWorker
 
-from .book import BY_LABEL, NOTHING, SLOTS, Book
+from .book import BY_LABEL, NOTHING, SLOTS, Book, Pinned
 
 
 class Server(NamedTuple):
@@ -77,22 +78,7 @@ class Agents:
                 moves.append(Move("loads", after, BY_LABEL[step.label]))
             elif isinstance(step, Unload):
                 moves.append(_unload(server, BY_LABEL[step.label]))
-        if "unload_never_default" not in rules and server.default != NOTHING:
-            if not pins.mask & 1 << server.default:
-                moves.append(_unload(server, server.default))
-        if "activate_only_proven" not in rules and pins.default not in (NOTHING, server.default):
-            if server.loaded & ~server.proven & 1 << pins.default:
-                unproven = server._replace(default=pins.default)
-                moves.append(Move("activates", unproven, pins.default))
-        hopeless = pins.default != NOTHING and not server.proven & 1 << pins.default
-        if "no_choice_of_its_own" not in rules and server.default == NOTHING and hopeless:
-            backs = [BY_LABEL[label] for label in pins.model.back]
-            moves += [
-                Move("activates", server._replace(default=back), back)
-                for back in backs
-                if server.proven & 1 << back
-            ]
-        return moves
+        return moves + [move for rule, move in _forbidden(server, pins) if rule not in rules]
 
     def accept(self, server: Server, pins: int) -> Move:
         seen = max(server.seen, self.book.pins[pins].generation)
@@ -121,6 +107,22 @@ class Agents:
 def restarted(server: Server) -> Server:
     """TorchServe forgets everything; the agent's pins are on disk."""
     return server._replace(loaded=0, proven=0, default=NOTHING)
+
+
+def _forbidden(server: Server, pins: Pinned) -> Iterator[tuple[str, Move]]:
+    """What an agent would do that follows the pins without one of the rules."""
+    default, wanted = server.default, pins.default
+    if default != NOTHING and not pins.mask & 1 << default:
+        yield "unload_never_default", _unload(server, default)
+    if wanted == NOTHING or server.proven & 1 << wanted:
+        return
+    if server.loaded & 1 << wanted and default != wanted:
+        yield "activate_only_proven", Move("activates", server._replace(default=wanted), wanted)
+    if default == NOTHING:
+        for back in (BY_LABEL[label] for label in pins.model.back):
+            if server.proven & 1 << back:
+                move = Move("activates", server._replace(default=back), back)
+                yield "no_choice_of_its_own", move
 
 
 def _unload(server: Server, slot: int) -> Move:

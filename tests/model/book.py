@@ -87,7 +87,9 @@ class Book:
         self.ledgers.append(Ledger((), None, 0, EMPTY, pins, frozenset(), frozenset()))
         self.start = 0
         for line in given:
-            draft = self._draft("adopt", self.ledgers[self.start].head_seq, Head(Kind.SETTLED, line))
+            draft = self._draft(
+                "adopt", self.ledgers[self.start].head_seq, Head(Kind.SETTLED, line)
+            )
             self.start = self._add(self.start, draft, None)
 
     def append(self, ledger_id: int, plan: Plan) -> int | None:

@@ -7,6 +7,7 @@ the liveness half of the protocol, and it makes every state a place to be killed
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -280,7 +281,7 @@ class Checker:
             states.append(before)
         states.reverse()
         trace: list[tuple[Successor | None, State]] = [(None, states[0])]
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in itertools.pairwise(states):
             step = next(s for s in self.successors(before) if s.state == after)
             trace.append((step, after))
         return trace

@@ -1,4 +1,4 @@
-"""The commands, each a small machine: read the head, publish it, append, publish, wait, append, publish.
+"""The commands, each a small machine: read, publish, append, publish, wait, append, publish.
 
 A command that is killed is one that takes no further step; a zombie is one that sleeps while
 others conclude its work, and then goes on. Both are among the interleavings. A lease is only

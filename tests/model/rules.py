@@ -42,7 +42,7 @@ PROMISES = {
 }
 
 
-class Violation(Exception):  # noqa: N818 (what happened is its name)
+class Violation(Exception):
     """A promise is broken; `promise` is a key of PROMISES."""
 
     def __init__(self, promise: str) -> None:

@@ -31,9 +31,7 @@ def tell(found: Found) -> str:
     return "\n".join(lines)
 
 
-def _step(
-    book: Book, people: dict[int, str], step: Successor, before: State, after: State
-) -> str:
+def _step(book: Book, people: dict[int, str], step: Successor, before: State, after: State) -> str:
     who = people.get(step.who, "a server")
     text = f"{who} {step.what}"
     if step.who < 0:

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from .checker import Checker, Found, World
 from .rules import ALL_RULES, PROMISES, RULES
 from .story import tell
 from .worlds import SHORT, TELLING, telling
-
-
-@pytest.fixture(scope="module")
-def explored(request: pytest.FixtureRequest) -> Iterator[list[Found]]:
-    """What was explored, summed up in one line at the end."""
-    found: list[Found] = []
-    yield found
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    states, steps = sum(f.states for f in found), sum(f.transitions for f in found)
-    depth = max((f.depth for f in found), default=0)
-    if reporter is not None:
-        reporter.write_line(
-            f"\nprotocol model: {len(found)} worlds, {states:,} states, {steps:,} transitions, "
-            f"depth {depth}, {sum(f.seconds for f in found):.1f} s"
-        )
 
 
 @pytest.mark.parametrize("world", SHORT, ids=lambda w: w.name.replace(" ", "-"))

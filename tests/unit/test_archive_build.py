@@ -305,6 +305,33 @@ def test_mlmodel_that_is_none_is_said(copied: Path, tmp_path: Path, text: str) -
     assert "MLmodel" in str(refused(source(copied), tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        ("nonsense", "its signature cannot be read"),
+        ("[3]", "its signature cannot be read"),
+        ("{}", "its signature cannot be read"),
+        ('[{"name": "a"}]', "its signature cannot be read"),
+        ('[{"type": "string", "name": "a"}]', "inputs that are no numbers"),
+        ('[{"type": "tensor", "tensor-spec": {"dtype": "str", "shape": [-1]}}]', "no numbers"),
+    ],
+)
+def test_signature_that_cannot_be_served_is_refused(
+    copied: Path, tmp_path: Path, inputs: str, what: str
+) -> None:
+    edit(copied, lambda mlmodel: mlmodel["signature"].update(inputs=inputs))
+
+    assert what in str(refused(source(copied), tmp_path))
+
+
+def test_path_that_leads_out_of_the_version_is_refused(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text("{}")
+    info = {"serving_input_path": "../secret.json"}
+    edit(copied, lambda mlmodel: mlmodel["saved_input_example_info"].update(info))
+
+    assert "lies outside" in str(refused(source(copied), tmp_path))
+
+
 def test_example_that_mlflow_cannot_answer_is_refused_with_its_reason(
     copied: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from importlib import resources
@@ -36,12 +37,12 @@ CANONICAL = """\
       "slots": {
         "1-11111111": {
           "device": "cpu",
-          "digest": "sha256:%s",
+          "digest": "ONE",
           "workers": 1
         },
         "2-ab12cd34": {
           "device": "cpu",
-          "digest": "sha256:%s",
+          "digest": "TWO",
           "workers": 2
         }
       }
@@ -49,7 +50,7 @@ CANONICAL = """\
   },
   "schema": 1
 }
-""" % ("11" * 32, "ab12cd34" + "0" * 56)
+""".replace("ONE", ONE.digest).replace("TWO", TWO.digest)
 
 
 def document() -> dict[str, Any]:
@@ -139,7 +140,7 @@ def test_what_pins_may_not_hold_is_refused_with_its_place(
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"schema": 1}', "[" * 100_000])
 def test_what_is_no_pins_document_is_refused(text: str) -> None:
-    with pytest.raises(PinsError, match="fleet/pins.json"):
+    with pytest.raises(PinsError, match=r"fleet/pins\.json"):
         parse(text, source="fleet/pins.json")
 
 
@@ -249,7 +250,5 @@ def test_every_named_label_is_pinned(head: Head) -> None:
 
 @given(st.text())
 def test_any_text_is_pins_or_a_pins_error(text: str) -> None:
-    try:
+    with contextlib.suppress(PinsError):
         assert isinstance(parse(text), Pins)
-    except PinsError as error:
-        assert error.message

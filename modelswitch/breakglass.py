@@ -1,0 +1,117 @@
+"""Rolling back while the database is away, and recording it when it returns.
+
+The published pins are all there is to go by: they name the ways back. What is published this way
+carries an epoch of its own and a note of who did it and why; the first verb that reaches the
+ledger again writes the row that should have stood there, above the number that was used.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from modelswitch.effects import correlation_id
+from modelswitch.errors import NoLongerServes, NothingToGoBackTo
+from modelswitch.fleet.protocol import Fleet, Published
+from modelswitch.ledger import Draft, Event, Ledger, ways_back
+from modelswitch.line import Kind, Line, Slot, version_of
+from modelswitch.pins import PinnedModel, Pins
+
+EPOCH = "break-glass-"
+
+
+def break_glass(
+    fleet: Fleet, model: str, *, leaves: str | None, note: Mapping[str, Any]
+) -> tuple[Slot, Slot, Pins]:
+    """Publish pins whose default is the nearest way back; what was left, what serves, the pins.
+
+    Raises NothingToGoBackTo and NoLongerServes as a rollback does.
+    """
+    published = fleet.published()
+    pinned = published.pins.models.get(model) if published else None
+    if published is None or pinned is None or pinned.default is None:
+        raise NothingToGoBackTo(f"nothing of {model} is pinned, so there is nothing to leave")
+    if leaves is not None and version_of(pinned.default) != leaves:
+        raise NoLongerServes(
+            f"{model}@{leaves} is not what the published pins name: "
+            f"{model}@{version_of(pinned.default)} is"
+        )
+    if not pinned.back:
+        raise NothingToGoBackTo(f"the published pins name no way back for {model}")
+    there = pinned.model_copy(update={"default": pinned.back[0], "back": pinned.back[1:]})
+    pins = published.pins.model_copy(
+        update={
+            "models": {**published.pins.models, model: there},
+            "generation": published.pins.generation + 1,
+            "epoch": EPOCH + uuid.uuid4().hex,
+        }
+    )
+    story = {
+        **note,
+        "model": model,
+        "leaves": pinned.default,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "earlier": published.note,
+    }
+    stands = fleet.publish(pins, correlation_id=correlation_id(), note=story)
+    if stands != pins:
+        raise NoLongerServes(
+            f"other pins of {model} were published in the same moment; nothing was rolled back"
+        )
+    return _slot(pinned, pinned.default), _slot(pinned, pinned.back[0]), pins
+
+
+def record(ledger: Ledger, published: Published) -> list[Event]:
+    """Write the rows of what was published without the ledger; harmless a second time."""
+    written = []
+    heads = ledger.heads()
+    for model, pinned in published.pins.models.items():
+        event = heads.get(model)
+        default = event.head.default if event else None
+        if event is None or default is None or pinned.default in (None, default.label):
+            continue
+        note = _note_of(model, published.note)
+        now = _slot(pinned, str(pinned.default))
+        rows = ledger.history(model)
+        behind = [s for s in ways_back(rows) if s.digest not in (now.digest, default.digest)]
+        line = Line(
+            (now, *behind[: max(1, len(event.head.line.ways_back))]),
+            tuple(
+                c
+                for c in event.head.standing.candidates
+                if c.digest != now.digest and all(c.digest != b.digest for b in behind)
+            ),
+        )
+        draft = Draft(
+            model=model,
+            parent=event.seq,
+            kind=Kind.SETTLED,
+            action="rollback",
+            line=line,
+            leaves=default,
+            reason=str(note.get("reason") or "break-glass, by hand"),
+            evidence={
+                "break_glass": {"epoch": published.pins.epoch, "at": note.get("at")},
+                "quarantine": note.get("quarantine") is not False,
+            },
+            correlation_id=published.correlation_id or correlation_id(),
+            os_user=note.get("os_user"),
+            claimed=note.get("claimed"),
+        )
+        written.append(ledger.append(draft, above=published.pins.generation))
+    return written
+
+
+def _note_of(model: str, note: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The note that speaks of `model`: each one carries those before it."""
+    while note is not None and note.get("model") != model:
+        note = note.get("earlier")
+    return note or {}
+
+
+def _slot(pinned: PinnedModel, label: str) -> Slot:
+    slot = pinned.slots[label]
+    return replace(Slot(version_of(label), slot.digest), workers=slot.workers, device=slot.device)

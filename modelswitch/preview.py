@@ -1,0 +1,163 @@
+"""What a move would do: for `--dry-run`, and for the question before a rollback.
+
+It reads the ledger and the reports, refuses what the move would refuse, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelswitch.errors import NothingToGoBackTo, Refused
+from modelswitch.ledger import ways_back
+from modelswitch.line import Head, Kind, Line, Slot, Stage
+from modelswitch.moves import Moves
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Versions before and after. `warm`: every server could switch at once.
+
+    `changes` is False when there is nothing to do. `notes` say what would come first.
+    """
+
+    model: str
+    action: str
+    before: str | None
+    after: str | None
+    serving: tuple[str, ...]
+    candidates: tuple[str, ...]
+    servers: tuple[str, ...] = ()
+    warm: bool = True
+    changes: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        if not self.changes:
+            return [f"{self.model}: nothing to do", *self.notes]
+        serving = [f"{self.model}@{version}" for version in self.serving]
+        waits = [f"{self.model}@{version}" for version in self.candidates]
+        return [
+            f"would {self.action} {self.model}: {_at(self.model, self.before)} → "
+            f"{_at(self.model, self.after)} on {', '.join(self.servers) or 'no server'}",
+            f"  Production: {serving[0] if serving else 'nothing'}"
+            f" · ways back: {', '.join(serving[1:]) or 'none'}"
+            f" · Staging: {', '.join(waits) or 'none'}",
+            f"  {'warm everywhere: one pointer moves' if self.warm else 'to be loaded first'}",
+            *(f"  {note}" for note in self.notes),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "changes": self.changes,
+            "model": self.model,
+            "action": self.action,
+            "from": self.before,
+            "to": self.after,
+            "serving": list(self.serving),
+            "candidates": list(self.candidates),
+            "servers": list(self.servers),
+            "warm": self.warm,
+            "notes": list(self.notes),
+        }
+
+
+class Previews:
+    """One preview a move."""
+
+    def __init__(self, moves: Moves) -> None:
+        self.moves = moves
+        self.ledger = moves.ledger
+
+    def promote(self, model: str, slot: Slot, to: Stage, *, built: bool) -> Preview:
+        """`slot` may stand for an archive that is not built yet."""
+        head, notes = self._head(model)
+        line, limits = head.line, self.moves.settings
+        self.moves.refuse_quarantined(model, slot)
+        is_default = line.default is not None and line.default.digest == slot.digest
+        if to is Stage.PRODUCTION:
+            target = line if is_default else line.promoted(slot, ways_back=limits.ways_back)
+        elif line.find(slot.digest) in line.serving:
+            raise Refused(f"{model}@{slot.version} is loaded already: it serves, or is a way back")
+        elif slot in line.candidates:
+            target = line
+        else:
+            target = line.staged(slot, max_candidates=limits.max_candidates)
+        if target != line:
+            self.moves.proof.refuse_silent(model, slot)
+        if not built:
+            notes = (*notes, f"the archive of {model}@{slot.version} would be built first")
+        warm = built and self.moves.proof.is_warm(model, target.find(slot.digest) or slot)
+        return self._preview(model, f"promote to {to}", line, target, slot, warm, notes)
+
+    def rollback(self, model: str, leaves: str | None = None) -> Preview:
+        """Raises NothingToGoBackTo, and NoLongerServes if `leaves` does not serve now."""
+        event = self.ledger.head(model)
+        shown = event.head.default if event else None
+        if event is None or shown is None:
+            raise NothingToGoBackTo(f"nothing of {model} serves, so there is nothing to leave")
+        if leaves is not None and shown.version != leaves:
+            raise self.moves.no_longer(model, leaves, event)
+        target = self.moves.gone_back(model, event.head, ways_back(self.ledger.history(model)))
+        slot = target.serving[0]
+        warm = self.moves.proof.is_warm(model, slot)
+        standing = event.head.standing
+        return self._preview(model, "roll back", standing, target, slot, warm, ())
+
+    def retire(self, model: str, slot: Slot | None) -> Preview:
+        head, notes = self._head(model)
+        line = head.line
+        if slot is not None and line.default == slot:
+            raise Refused(f"{model}@{slot.version} is what serves and cannot be retired")
+        target = Line() if slot is None else line.retired(slot)
+        return self._preview(model, "retire", line, target, target.default, True, notes)
+
+    def resume(self, model: str | None = None) -> list[Preview]:
+        """What is open. A committed move ends at its target only if every server proves it."""
+        found = []
+        for name, event in sorted(self.ledger.heads().items()):
+            if event.head.is_open and model in (None, name):
+                head = event.head
+                ends = head.standing
+                note = f"row {event.seq} is {event.kind}: {event.actor.name}'s {event.action}"
+                preview = self._preview(name, "conclude", head.line, ends, None, True, (note,))
+                found.append(replace(preview, changes=True))
+        return found
+
+    def _head(self, model: str) -> tuple[Head, tuple[str, ...]]:
+        event = self.ledger.head(model)
+        if event is None:
+            return Head(Kind.SETTLED, Line()), ()
+        if not event.head.is_open:
+            return event.head, ()
+        return event.head, (f"row {event.seq} is open ({event.action}) and is concluded first",)
+
+    def _preview(
+        self,
+        model: str,
+        action: str,
+        line: Line,
+        target: Line,
+        after: Slot | None,
+        warm: bool,
+        notes: tuple[str, ...],
+    ) -> Preview:
+        after = after or target.default
+        return Preview(
+            model=model,
+            action=action,
+            before=line.default.version if line.default else None,
+            after=after.version if after else None,
+            serving=tuple(slot.version for slot in target.serving),
+            candidates=tuple(slot.version for slot in target.candidates),
+            servers=tuple(r.server for r in self.moves.proof.roster()),
+            warm=warm,
+            changes=line != target,
+            notes=notes,
+        )
+
+
+def _at(model: str, version: str | None) -> str:
+    return f"{model}@{version}" if version else "nothing"

@@ -1,0 +1,115 @@
+"""Making the fleet hold what the ledger says, whoever wrote it, and drafting its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelswitch import breakglass
+from modelswitch import pins as pinning
+from modelswitch.effects import correlation_id
+from modelswitch.errors import PinsError
+from modelswitch.fleet.protocol import Fleet, Published
+from modelswitch.holders import os_user
+from modelswitch.ledger import Draft, Ledger
+from modelswitch.line import Kind, Line, Slot
+from modelswitch.pins import Pins
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Who asks for a move and why; `evidence` is what was known before."""
+
+    reason: str
+    claimed: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Publisher:
+    """The ledger's pins of one deployment, published into its fleet."""
+
+    def __init__(self, ledger: Ledger, fleet: Fleet, deployment: str) -> None:
+        self.ledger = ledger
+        self.fleet = fleet
+        self.deployment = deployment
+
+    def publish(self) -> Pins:
+        """Make the fleet hold what the ledger says now; returns what stands."""
+        while True:
+            snapshot = self.ledger.snapshot()
+            heads = {model: event.head for model, event in snapshot.heads.items()}
+            pins = pinning.render(
+                heads,
+                deployment=self.deployment,
+                generation=snapshot.generation,
+                epoch=snapshot.epoch,
+            )
+            standing = self.fleet.publish(pins, correlation_id=correlation_id())
+            if standing.epoch != pins.epoch and self._record_break_glass(standing):
+                continue
+            if standing.generation <= pins.generation:
+                return standing
+            # A newer row was published meanwhile, or somebody else wrote into the fleet.
+            if self.ledger.snapshot().generation < standing.generation:
+                raise PinsError(
+                    f"the published pins have generation {standing.generation}, the ledger is at "
+                    f"{pins.generation}: something else wrote them",
+                    next='the ledger above them: modelswitch resume --outrank --reason "…"',
+                )
+
+    def _record_break_glass(self, standing: Pins) -> bool:
+        """Write what was done while the ledger was away; False when it is not a break-glass."""
+        published = self.fleet.published()
+        if published is None or published.pins != standing:
+            return True  # something newer was published meanwhile: look again
+        if not standing.epoch.startswith(breakglass.EPOCH):
+            return False
+        if not breakglass.record(self.ledger, published):
+            # Recorded, or of no consequence: the ledger's pins still must outrank its number.
+            self._outrank(published, Intent("the ledger is back"))
+        return True
+
+    def _outrank(self, published: Published, intent: Intent) -> None:
+        heads = self.ledger.heads()
+        if heads:
+            draft = self.draft(next(iter(heads)), None, Kind.NOTE, "outrank", intent)
+            self.ledger.append(draft, above=published.pins.generation)
+
+    def outrank(self, intent: Intent) -> Pins:
+        """Publish the ledger's pins above a generation that something else has published."""
+        published = self.fleet.published()
+        generation = self.ledger.snapshot().generation
+        if published is not None and published.pins.generation >= generation:
+            self._outrank(published, intent)
+        return self.publish()
+
+    def draft(
+        self,
+        model: str,
+        parent: int | None,
+        kind: Kind,
+        action: str,
+        intent: Intent,
+        *,
+        line: Line | None = None,
+        target: Line | None = None,
+        leaves: Slot | None = None,
+        holder: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Draft:
+        return Draft(
+            model=model,
+            parent=parent,
+            kind=kind,
+            action=action,
+            line=line,
+            target=target,
+            leaves=leaves,
+            holder=holder,
+            reason=intent.reason,
+            evidence={**intent.evidence, **(evidence or {})},
+            correlation_id=correlation_id(),
+            os_user=os_user(),
+            claimed=intent.claimed,
+        )
