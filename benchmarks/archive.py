@@ -93,7 +93,7 @@ def print_peak(weights: Path, folder: Path) -> None:
     verify(write(folder, draft(), {"model.pt": weights}).path)
     status = Path("/proc/self/status")
     if status.exists():  # Linux: getrusage would count the parent's memory from before exec
-        line = next(l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         print(int(line.split()[1]) / 1024)
     else:
         import resource

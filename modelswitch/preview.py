@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modelswitch.errors import NothingToGoBackTo, Refused
+from modelswitch.errors import NoLongerServes, NothingToGoBackTo, Refused
 from modelswitch.ledger import ways_back
-from modelswitch.line import Head, Kind, Line, Slot, Stage
+from modelswitch.line import Head, Kind, Line, Slot, Stage, version_of
 from modelswitch.moves import Moves
 
 
@@ -106,6 +106,26 @@ class Previews:
         standing = event.head.standing
         return self._preview(model, "roll back", standing, target, slot, warm, ())
 
+    def break_glass(self, model: str, leaves: str | None = None) -> Preview:
+        """The same by the published pins alone."""
+        published = self.moves.fleet.published()
+        pinned = published.pins.models.get(model) if published else None
+        if pinned is None or pinned.default is None or not pinned.back:
+            raise NothingToGoBackTo(f"the published pins name no way back for {model}")
+        before, back = version_of(pinned.default), [version_of(label) for label in pinned.back]
+        if leaves not in (None, before):
+            raise NoLongerServes(f"{model}@{leaves} does not serve by the published pins")
+        return Preview(
+            model=model,
+            action="roll back",
+            before=before,
+            after=back[0],
+            serving=tuple(back),
+            candidates=(),
+            servers=self._servers,
+            notes=("by the published pins, without asking the ledger",),
+        )
+
     def retire(self, model: str, slot: Slot | None) -> Preview:
         head, notes = self._head(model)
         line = head.line
@@ -125,6 +145,10 @@ class Previews:
                 preview = self._preview(name, "conclude", head.line, ends, None, True, (note,))
                 found.append(replace(preview, changes=True))
         return found
+
+    @property
+    def _servers(self) -> tuple[str, ...]:
+        return tuple(report.server for report in self.moves.proof.roster())
 
     def _head(self, model: str) -> tuple[Head, tuple[str, ...]]:
         event = self.ledger.head(model)
@@ -152,7 +176,7 @@ class Previews:
             after=after.version if after else None,
             serving=tuple(slot.version for slot in target.serving),
             candidates=tuple(slot.version for slot in target.candidates),
-            servers=tuple(r.server for r in self.moves.proof.roster()),
+            servers=self._servers,
             warm=warm,
             changes=line != target,
             notes=notes,

@@ -459,9 +459,20 @@ class ModelSwitch:
         slot = slot or Slot(self.resolve(ref), digest or "sha256:" + "0" * 64)
         return self._previews.promote(ref.name, slot, to, built=digest is not None)
 
-    def preview_rollback(self, model: str, *, leaves: str | None = None) -> Preview:
+    def preview_rollback(
+        self, model: str, *, leaves: str | None = None, break_glass: bool = False
+    ) -> Preview:
         """What serves and what a rollback goes back to; raises NothingToGoBackTo."""
+        if break_glass:
+            from modelswitch.preview import Previews
+
+            return Previews(self.moves_without_ledger).break_glass(model, leaves)
         return self._previews.rollback(model, leaves)
+
+    def preview_adopt(self, ref: ModelRef) -> Preview:
+        """What `adopt` would do."""
+        number = ref.version or self.mirror.production(ref.name)
+        return self.preview_promote(replace(ref, version=number), Stage.PRODUCTION)
 
     def preview_retire(self, ref: ModelRef) -> Preview:
         return self._previews.retire(ref.name, self._loaded(ref))

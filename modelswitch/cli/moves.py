@@ -62,15 +62,21 @@ def promote(
 @click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
 @click.option("--from", "leaves", metavar="VERSION", help="Refuse unless this version serves.")
 @click.option("--no-quarantine", is_flag=True, help="Let what is left be promoted again.")
+@click.option("--break-glass", is_flag=True, help="The database is away: by the published pins.")
 @click.pass_obj
 def rollback(
-    session: Session, name: str, reason: str | None, leaves: str | None, no_quarantine: bool
+    session: Session,
+    name: str,
+    reason: str | None,
+    leaves: str | None,
+    no_quarantine: bool,
+    break_glass: bool,
 ) -> Result:
     """Go back to the version that served before. What is left is quarantined."""
     from modelswitch.refs import check_name
 
     check_name(name)
-    shown = session.switch.preview_rollback(name, leaves=leaves)
+    shown = session.switch.preview_rollback(name, leaves=leaves, break_glass=break_glass)
     if session.dry_run:
         return _previewed(shown)
     why = session.reason(reason)
@@ -79,7 +85,11 @@ def rollback(
         return Result({}, talk=["nothing was changed"], exit=1)
     with session.steps(f"{name}@{shown.after}") as progress:
         switched = session.switch.rollback(
-            name, why, leaves=shown.before, quarantines=not no_quarantine
+            name,
+            why,
+            leaves=shown.before,
+            quarantines=not no_quarantine,
+            break_glass=break_glass,
         )
     moved = switched.moved
     line = (
@@ -143,6 +153,28 @@ def resume(
     )
 
 
+@click.command("adopt", cls=Verb, panel=PANEL)
+@click.argument("ref", required=False)
+@click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
+@click.pass_obj
+def adopt(session: Session, ref: str | None, reason: str | None) -> Result:
+    """Bring what MLflow calls Production under the ledger; without REF, list what there is."""
+    from modelswitch.refs import parse_ref
+
+    if ref is None:
+        names = session.switch.adoptable()
+        lines = [f'modelswitch adopt {name} --reason "…"' for name in names]
+        return Result(names, lines or ["MLflow calls nothing Production that is not known here"])
+    wanted = parse_ref(ref)
+    if session.dry_run:
+        return _previewed(session.switch.preview_adopt(wanted))
+    why = session.reason(reason)
+    with session.steps(ref) as progress:
+        switched = session.switch.adopt(wanted, why)
+    line = _promoted(session, switched, "production", progress.waited_s)
+    return Result(_moved_data(switched), [line])
+
+
 @click.group("quarantine", cls=Verbs, panel=PANEL)
 def quarantine() -> None:
     """What was rolled back and may not be promoted again."""
@@ -198,7 +230,7 @@ def quarantine_lift(session: Session, ref: str, reason: str | None) -> Result:
     return Result(event.to_json(), [line])
 
 
-VERBS = (promote, rollback, retire, resume, quarantine)
+VERBS = (promote, rollback, retire, resume, adopt, quarantine)
 
 
 def _moved_data(switched: Switched) -> dict[str, Any]:

@@ -28,13 +28,17 @@ class Starter:
     def __init__(self, path: Path, state: State) -> None:
         self.path = path
         self.state = state
-        self._started: list[tuple[Part, psutil.Process]] = []
+        self._started: dict[str, tuple[Part, psutil.Process]] = {}
         self._healthy: dict[str, threading.Event] = {}
         self._is_given_up = threading.Event()
         self._lock = threading.Lock()
 
-    def start(self, parts: Sequence[Part]) -> None:
-        """Return when all are healthy; stop them all again on the first that is not."""
+    def start(self, parts: Sequence[Part], *, all_or_none: bool = True) -> None:
+        """Start those that do not run, and return when all of these parts are healthy.
+
+        On the first that is not (or Ctrl-C) all that were started are stopped again; without
+        `all_or_none` only that one is, once the others are healthy. Raises StackError then.
+        """
         correlation_id()  # one for all threads: each gets a copy of this context
         self._write()
         self._healthy = {part.name: threading.Event() for part in parts}
@@ -45,56 +49,31 @@ class Starter:
                         pool.submit(contextvars.copy_context().run, self._start, part)
                         for part in parts
                     ]
-                    for one in as_completed(started):
+                    for one in as_completed(started) if all_or_none else started:
                         one.result()
-                except BaseException:  # Ctrl-C too: the others must see it before we wait for them
+                except KeyboardInterrupt:  # the others must see it before we wait for them
                     self._is_given_up.set()
                     raise
+                except StackError:
+                    if all_or_none:
+                        self._is_given_up.set()
+                    raise
         except BaseException:
-            self.undo()
+            self.undo(all_or_none=all_or_none)
             raise
 
     def _start(self, part: Part) -> None:
         while not all(self._healthy[n].is_set() for n in part.after if n in self._healthy):
             if self._is_given_up.wait(POLL_S):
                 return
-        with effect("stack.start", part=part.name, address=part.address):
-            part.prepare()
-            processes.limit_log(part.log)
-            if self._is_given_up.is_set():
-                return
-            env = {**part.env, processes.ID_VARIABLE: self.state.id}
-            written = part.log.stat().st_size if part.log.exists() else 0
-            process = processes.start(
-                part.argv, env=env, cwd=part.cwd, log=part.log, user=part.user, stdin=part.stdin
-            )
-            self._note(part, process)
-            self._wait_until_healthy(part, process, written)
+        standing = self.state.members.get(part.name)
+        process = processes.find(standing.pid, standing.created) if standing else None
+        if process is not None:
+            self._wait_until_healthy(part, process)
+        else:
+            with effect("stack.start", part=part.name, address=part.address):
+                self._launch(part)
         self._healthy[part.name].set()
-
-    def _wait_until_healthy(self, part: Part, process: psutil.Popen, written: int) -> None:
-        started = told = time.monotonic()
-        why: str | None = "it was not asked yet"
-        while (now := time.monotonic()) - started < part.deadline_s:
-            code = process.poll()
-            if code is not None:
-                raise _failure(part, f"it ended with exit code {code}", written)
-            why = why_not_healthy(part, process)
-            if why is None:
-                return
-            if now - told >= TELL_EVERY_S:
-                told = now
-                tell("stack.wait", part=part.name, seconds=round(now - started), why=why)
-            if self._is_given_up.wait(POLL_S):
-                return
-        raise _failure(part, f"after {part.deadline_s:g} s it is not healthy: {why}", written)
-
-    def _note(self, part: Part, process: psutil.Process) -> None:
-        member = Member(pid=process.pid, created=process.create_time(), stop_by=int(part.stop_by))
-        with self._lock:
-            self._started.append((part, process))
-            self._put(self.state.members | {part.name: member})
-
     def undo(self) -> None:
         """Stop what this one has started, the latest first."""
         for part, process in reversed(self._started):

@@ -168,7 +168,8 @@ class _At(NamedTuple):
             if head.default is None or not self._still_serves(head.default):
                 return self._goes(ENDS, END)
             return self._append("rollback", "end")
-        if head.is_open:
+        careless = verb.name == "retire" and "moves_start_settled" not in self.book.rules
+        if head.is_open and not careless:
             if head.kind is Kind.PREPARED:
                 return self._append("undo", "read")
             return self._goes("waits for proof", command._replace(at="prove"))
@@ -210,7 +211,10 @@ class _At(NamedTuple):
     def _append(self, what: str, then: str) -> Step:
         try:
             ledger = self.book.append(self.ledger, self._plan(what))
-        except ValueError:  # nothing to go back to
+        except ValueError:
+            if what != "rollback":
+                raise
+            # nothing to go back to
             return self._goes(ENDS, END)
         if ledger is None:
             again = then == "read" or self.verb.name in ("rollback", "resume")

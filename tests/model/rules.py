@@ -10,6 +10,7 @@ RULES = {
     "generation_only_grows": "pins that return get a new generation, never their old one",
     "both_lines_pinned_while_open": "an open row pins the slots of its line and of its target",
     "undo_parent_is_own_row": "an undo stands on its own open row, never on a later one",
+    "moves_start_settled": "a verb concludes what is open, again and again, before its own row",
     "every_server_proves": "a silent server is not a proven one",
     "proof_of_own_generation": "a proof counts from the open row's generation on",
     "rollback_carries_leaves": "a rollback leaves only what its user was shown",
