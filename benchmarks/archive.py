@@ -46,6 +46,11 @@ def draft() -> Document:
 
 
 def ours(weights: Path, folder: Path) -> None:
+    """As `build` writes it: like `cp`, it does not wait for the disk; the store's `put` does."""
+    write(folder, draft(), {"model.pt": weights, **handlers.files("torch")}, durable=False)
+
+
+def synced(weights: Path, folder: Path) -> None:
     write(folder, draft(), {"model.pt": weights, **handlers.files("torch")})
 
 
@@ -110,7 +115,7 @@ def random_file(path: Path, mib: int) -> Path:
 
 def measure(mib: int, rounds: int, root: Path) -> dict[str, float]:
     weights = random_file(root / "weights.pt", mib)
-    steps = {"cp": copy, "sha256": sha256, "ours": ours}
+    steps = {"cp": copy, "sha256": sha256, "ours": ours, "ours, synced": synced}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

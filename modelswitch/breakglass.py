@@ -34,7 +34,7 @@ def break_glass(
     pinned = published.pins.models.get(model) if published else None
     if published is None or pinned is None or pinned.default is None:
         raise NothingToGoBackTo(f"nothing of {model} is pinned, so there is nothing to leave")
-    if leaves is not None and version_of(pinned.default) != leaves:
+    if leaves not in (None, pinned.default, version_of(pinned.default)):
         raise NoLongerServes(
             f"{model}@{leaves} is not what the published pins name: "
             f"{model}@{version_of(pinned.default)} is"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from modelswitch.archive.document import Document
 from modelswitch.archive.needs import lacking
 from modelswitch.archive.recipe import Recipe, parse_recipe
-from modelswitch.archive.verify import read_document, verify
+from modelswitch.archive.verify import verify
 from modelswitch.errors import ArchiveError, NotFound
 from modelswitch.line import Slot
 from modelswitch.registry import RECIPE_TAG, ModelVersion, Registry
@@ -56,9 +56,12 @@ class Builds:
             folder = Path(name)
             if digest is not None:
                 path = folder / "archive.mar"
-                self.store.fetch(digest, path)
-                document, found = read_document(path)
-                if found == digest:
+                document: Document | None = None
+                # What is damaged in the store is built again, and put in its place.
+                with suppress(ArchiveError, NotFound):
+                    self.store.fetch(digest, path)
+                    document = verify(path, digest)
+                if document is not None:
                     self._refuse_lacking(version, document)
                     slot = Slot(version.version, digest)
                     return Built(slot, document, path.stat().st_size, reused=True)

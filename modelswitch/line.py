@@ -43,6 +43,10 @@ class Slot:
         """TorchServe's version label: the version and the first 8 digits of the digest."""
         return label_of(self.version, self.digest)
 
+    def is_named(self, name: str) -> bool:
+        """Whether `name` is its label, its digest, or its version (which others may share)."""
+        return name in (self.label, self.digest, self.version)
+
 
 def label_of(version: str, digest: str) -> str:
     """`3-ab12cd34` for version 3 and digest sha256:ab12cd34…"""

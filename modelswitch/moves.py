@@ -97,15 +97,15 @@ class Moves:
     ) -> Moved:
         """Go to the nearest way back with one row, whatever stands open.
 
-        `leaves` is the version the user was shown; raises NoLongerServes if it does not serve
-        any more. Raises Behind when a server has not followed yet, FleetUnreachable when none is
-        live; the row stands either way.
+        `leaves` is what the user was shown, best its label: a version may have two archives.
+        Raises NoLongerServes if that does not serve any more, Behind when a server has not
+        followed yet, FleetUnreachable when none is live; the row stands either way.
         """
         event = self.ledger.head(model)
         shown = event.head.default if event else None
         if event is None or shown is None:
             raise NothingToGoBackTo(f"nothing of {model} serves, so there is nothing to leave")
-        if leaves is not None and shown.version != leaves:
+        if leaves is not None and not shown.is_named(leaves):
             raise self.no_longer(model, leaves, event)
         while True:
             rows = self.ledger.history(model)
@@ -224,11 +224,14 @@ class Moves:
     @contextmanager
     def _at_work(self, model: str) -> Iterator[Work]:
         with lease(self.ledger, model) as holder:
-            # Another may conclude it in the same moment: then it is concluded all the same.
-            with suppress(Superseded):
-                self.conclude(model, Intent("the next command found it open"), now=True)
+            event = self.ledger.head(model)
+            while event is not None and event.head.is_open:
+                # Lost to whoever moves it in the same moment, a zombie perhaps: look again.
+                with suppress(Superseded):
+                    self.conclude(model, Intent("the next command found it open"), now=True)
+                event = self.ledger.head(model)
             self.publish()
-            yield Work(self.publisher, model, holder, self.ledger.head(model))
+            yield Work(self.publisher, model, holder, event)
 
     def _unchanged(self, model: str, head: Head, slot: Slot | None) -> Moved:
         return Moved(model, head.default, slot, 0, self.ledger.snapshot().generation, changed=False)

@@ -30,6 +30,7 @@ class Preview:
     servers: tuple[str, ...] = ()
     warm: bool = True
     changes: bool = True
+    leaves: str | None = None  # the label of what a rollback leaves
     notes: tuple[str, ...] = ()
 
     @property
@@ -98,13 +99,14 @@ class Previews:
         shown = event.head.default if event else None
         if event is None or shown is None:
             raise NothingToGoBackTo(f"nothing of {model} serves, so there is nothing to leave")
-        if leaves is not None and shown.version != leaves:
+        if leaves is not None and not shown.is_named(leaves):
             raise self.moves.no_longer(model, leaves, event)
         target = self.moves.gone_back(model, event.head, ways_back(self.ledger.history(model)))
         slot = target.serving[0]
         warm = self.moves.proof.is_warm(model, slot)
         standing = event.head.standing
-        return self._preview(model, "roll back", standing, target, slot, warm, ())
+        preview = self._preview(model, "roll back", standing, target, slot, warm, ())
+        return replace(preview, leaves=shown.label)
 
     def break_glass(self, model: str, leaves: str | None = None) -> Preview:
         """The same by the published pins alone."""
@@ -113,12 +115,13 @@ class Previews:
         if pinned is None or pinned.default is None or not pinned.back:
             raise NothingToGoBackTo(f"the published pins name no way back for {model}")
         before, back = version_of(pinned.default), [version_of(label) for label in pinned.back]
-        if leaves not in (None, before):
+        if leaves not in (None, before, pinned.default):
             raise NoLongerServes(f"{model}@{leaves} does not serve by the published pins")
         return Preview(
             model=model,
             action="roll back",
             before=before,
+            leaves=pinned.default,
             after=back[0],
             serving=tuple(back),
             candidates=(),

@@ -15,6 +15,7 @@ from modelswitch.effects import tell
 from modelswitch.errors import FleetUnreachable, NotProven
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.line import Slot
+from modelswitch.reports import Proof as DefaultProof
 from modelswitch.reports import Report, State
 from modelswitch.settings import Timeouts
 
@@ -70,6 +71,7 @@ class _Verdict:
     done: bool = False
     failed: bool = False
     error: str | None = None
+    answer: DefaultProof | None = None  # of the default path
 
 
 Judge = Callable[[Report], _Verdict]
@@ -127,8 +129,7 @@ class Proof:
             found = report.slot(model, slot.label)
             error = found.error or (report.models[model].error if model in report.models else None)
             if report.proves(model, slot.label, slot.digest):
-                proof = report.models[model].proof
-                return _Verdict(done=proof is not None)
+                return _Verdict(done=True, answer=report.models[model].proof)
             return _Verdict(failed=found.state is State.FAILED, error=error)
 
         return judge
@@ -167,7 +168,7 @@ def _outcome(report: Report, judge: Judge, generation: int, now: datetime) -> Se
         return ServerOutcome(report.server, "down", error="no heartbeat, it is down")
     verdict = judge(report) if report.generation >= generation else _Verdict()
     if verdict.done:
-        proof = next((m.proof for m in report.models.values() if m.proof), None)
+        proof = verdict.answer
         return ServerOutcome(
             report.server,
             "proven",

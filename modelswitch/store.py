@@ -6,6 +6,7 @@ A folder, S3, GCS, Azure: whatever fsspec opens. `archives/<64 hex>.mar` holds t
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from string import hexdigits
 from typing import Any, BinaryIO, Protocol
 
 from modelswitch.archive.recipe import Recipe
+from modelswitch.archive.verify import verify
 from modelswitch.archive.writer import BIG, replacing, write_all
 from modelswitch.effects import effect, tell
 from modelswitch.errors import ArchiveError, ModelSwitchError, NotFound, StoreUnreachable
@@ -61,6 +63,7 @@ class ArchiveStore(Protocol):
     """Where archives are kept. Digests are `sha256:<64 hex>`; nothing here looks inside."""
 
     def has(self, digest: str) -> bool: ...
+    def open(self, digest: str) -> BinaryIO: ...
     def put(self, path: Path, digest: str) -> None: ...
     def fetch(self, digest: str, to_path: Path) -> None: ...
     def list(self) -> list[StoredArchive]: ...
@@ -85,15 +88,27 @@ class FsspecStore:
         with self._reached():
             return bool(self._files.exists(self._archive(digest)))
 
-    def put(self, path: Path, digest: str) -> None:
-        """Keep the archive at `path`; nothing to do when its digest is kept already.
+    def open(self, digest: str) -> BinaryIO:
+        """The archive's bytes as a stream; `read_document` needs but the first of them."""
+        with self._reached():
+            try:
+                stream: BinaryIO = self._files.open(self._archive(digest), "rb", block_size=1 << 20)
+            except FileNotFoundError as error:
+                raise self._not_there(digest) from error
+            return stream
 
-        It appears whole or not at all. Whether its bytes are those of the digest is for `verify`
-        to say, on whatever is fetched.
+    def put(self, path: Path, digest: str) -> None:
+        """Keep the archive at `path`; nothing to do when it is kept already.
+
+        It appears whole or not at all. Bytes that stand under its digest and are not those of
+        `path` were damaged there: they are replaced, once `path` is seen to be right. Raises
+        DigestMismatch when it is not.
         """
-        if self.has(digest):
-            return
         target, size = self._archive(digest), path.stat().st_size
+        if self.has(digest):
+            if self._keeps(path, target):
+                return
+            verify(path, digest)
         with effect("store.put", digest=digest, size_bytes=size), self._reached():
             if self._is_local:
                 with replacing(Path(target).parent, size) as (temporary, publish):
@@ -103,19 +118,27 @@ class FsspecStore:
             else:  # not through an opened file: fsspec completes it even when the copy failed
                 self._files.put_file(str(path), target, callback=_progress(size, "store.put"))
 
+    def _keeps(self, path: Path, target: str) -> bool:
+        """Whether what is kept is what is at `path`: by size, and by its bytes in a folder.
+
+        Object stores check their own bytes; comparing there would be a download.
+        """
+        with self._reached():
+            if self._is_local:
+                return filecmp.cmp(path, target, shallow=False)
+            return int(self._files.size(target)) == path.stat().st_size
+
     def fetch(self, digest: str, to_path: Path) -> None:
         """Copy an archive to `to_path`, streamed; it appears there whole or not at all."""
-        origin = self._archive(digest)
-        with effect("store.fetch", digest=digest), self._reached():
-            try:
-                source = self._files.open(origin, "rb")
-            except FileNotFoundError as error:
-                raise self._not_there(digest) from error
-            with source:
-                size = int(self._files.size(origin))
-                with replacing(to_path.parent, size) as (temporary, publish):
-                    _copy(source, temporary, size, "store.fetch")
-                    publish(to_path)
+        with (
+            effect("store.fetch", digest=digest),
+            self.open(digest) as source,
+            self._reached(),
+        ):
+            size = int(self._files.size(self._archive(digest)))
+            with replacing(to_path.parent, size) as (temporary, publish):
+                _copy(source, temporary, size, "store.fetch")
+                publish(to_path)
 
     def list(self) -> list[StoredArchive]:
         """Every archive kept, by digest."""

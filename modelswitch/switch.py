@@ -6,12 +6,10 @@ a warm switch proves first and imports MLflow afterwards, for the marks.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelswitch import overview
@@ -255,13 +253,11 @@ class ModelSwitch:
     def _document(self, digest: str) -> Document | None:
         from modelswitch.archive.verify import read_document
 
-        with tempfile.TemporaryDirectory(prefix="modelswitch-") as folder:
-            path = Path(folder) / "archive.mar"
-            try:
-                self.store.fetch(digest, path)
-                return read_document(path)[0]
-            except ModelSwitchError:
-                return None
+        try:
+            with self.store.open(digest) as stream:
+                return read_document(stream)[0]
+        except ModelSwitchError:
+            return None
 
     def _slot(self, ref: ModelRef, *, golden: bool, recipe: Mapping[str, Any] | None) -> Slot:
         """The slot a promotion means: one that is loaded already, else a built one."""

@@ -31,7 +31,9 @@ from modelswitch.store import FsspecStore
 T = TypeVar("T")
 
 
-def small_archive(folder: Path, model: str, version: str, *, timeout_s: int = 1) -> tuple[Path, str]:
+def small_archive(
+    folder: Path, model: str, version: str, *, timeout_s: int = 1
+) -> tuple[Path, str]:
     """A real archive with a golden request, without a real model in it."""
     draft = Document(
         schema=1,
@@ -65,9 +67,7 @@ class Site:
         self, folder: Path, *, servers: tuple[str, ...] = ("a", "b"), ledger: Ledger | None = None
     ) -> None:
         self.folder = folder
-        self.settings = Settings(
-            root=folder, timeouts=Timeouts(load_s=5, prove_s=5, unload_s=2)
-        )
+        self.settings = Settings(root=folder, timeouts=Timeouts(load_s=5, prove_s=5, unload_s=2))
         self.store = FsspecStore(self.settings.store)
         self.fleet = FolderFleet(self.settings.fleet_path)
         self.ledger = ledger or MemoryLedger()

@@ -122,8 +122,10 @@ class Agent:
             while True:
                 self._wake.clear()
                 await self.once()
+                # Not wait_for: Python 3.11's forgets a cancellation that comes with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), timeout=POLL_S)
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
         finally:
             tasks = [follower, beat]
             for work in self._works.values():

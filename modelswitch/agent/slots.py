@@ -19,7 +19,7 @@ from modelswitch.archive.document import Document
 from modelswitch.archive.placeholder import write_placeholder
 from modelswitch.archive.verify import verify
 from modelswitch.effects import effect
-from modelswitch.errors import DigestMismatch, GoldenWrong, LoadFailed, ServerUnreachable
+from modelswitch.errors import ArchiveError, GoldenWrong, LoadFailed, ServerUnreachable
 from modelswitch.servers.protocol import Answer, ModelServer
 from modelswitch.settings import Timeouts
 from modelswitch.store import ArchiveStore
@@ -65,7 +65,7 @@ class Slots:
         digest = step.slot.digest
         path = self.model_store / self.archive_name(digest)
         if path.exists():
-            with contextlib.suppress(DigestMismatch):
+            with contextlib.suppress(ArchiveError):
                 return await asyncio.to_thread(verify, path, digest)
             path.unlink(missing_ok=True)
         incoming = path.with_name(f".incoming-{path.name}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +24,7 @@ MAX_BYTES = 16 << 20  # a golden request is most of it, and every proof sends th
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 # Flat, and nothing that a file system could take for something else.
-EntryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,126}$")]
+ENTRY_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,126}$"
 
 
 class _Strict(BaseModel):
@@ -60,7 +61,7 @@ class Document(_Strict):
     recipe: Recipe
     requirements: tuple[str, ...] = ()
     golden: Golden | None
-    entries: dict[EntryName, Entry]
+    entries: dict[Annotated[str, Field(pattern=ENTRY_NAME)], Entry]
 
     @property
     def bytes(self) -> bytes:
@@ -104,7 +105,10 @@ def parse(text: bytes, *, source: str) -> Document:
 
 
 def check_entries(names: dict[str, Any], *, source: str) -> None:
-    """Refuse names that stand for the document itself or fall together on some file systems."""
+    """Refuse names that lead elsewhere, stand for our own, or are one on some file systems."""
+    for name in names:
+        if not re.fullmatch(ENTRY_NAME, name):
+            raise ArchiveError(f"{source}: {name!r} cannot be the name of an entry")
     folded = {name.casefold() for name in names} | {DOCUMENT, "mar-inf"}
     if len(folded) != len(names) + 2:
         raise ArchiveError(f"{source}: two entries share a name, or one is called {DOCUMENT}")

@@ -25,14 +25,17 @@ _CHUNK = 4 << 20
 _AGAIN = "modelswitch build builds it again; the bytes at hand are not to be trusted"
 
 
-def read_document(path: Path) -> tuple[Document, str]:
+def read_document(source: Path | BinaryIO, *, name: str = "the archive") -> tuple[Document, str]:
     """The document and its digest, nothing else looked at: cheap, and proves nothing.
 
-    Raises NotFound when there is no file, ArchiveError when it is not an archive of ours.
+    `source` is a path, or a stream at the archive's first byte that `name` is said of. Raises
+    NotFound when there is no file, ArchiveError when it is not an archive of ours.
     """
-    with _opened(path) as file:
-        text, _ = _document_bytes(file, path)
-        return parse(text, source=path.name), digest_of(text)
+    if isinstance(source, Path):
+        with _opened(source) as file:
+            return read_document(file, name=source.name)
+    text, _ = _document_bytes(source, name)
+    return parse(text, source=name), digest_of(text)
 
 
 def verify(path: Path, expected_digest: str | None = None) -> Document:
@@ -42,7 +45,7 @@ def verify(path: Path, expected_digest: str | None = None) -> Document:
     are not those listed; ArchiveError on anything else out of place; NotFound.
     """
     with _opened(path) as file:
-        text, first = _document_bytes(file, path)
+        text, first = _document_bytes(file, path.name)
         digest = digest_of(text)
         if expected_digest is not None and digest != expected_digest:
             raise DigestMismatch(
@@ -52,7 +55,7 @@ def verify(path: Path, expected_digest: str | None = None) -> Document:
         members = [first]
         for name in sorted(document.entries):
             entry = document.entries[name]
-            members.append(_check_entry(file, path, name, entry.size, members[-1].end))
+            members.append(_check_entry(file, path.name, name, entry.size, members[-1].end))
             if (found := _hash(file, members[-1])) != (entry.digest, members[-1].crc):
                 raise DigestMismatch(
                     f"{path.name}: the entry {name} has digest {found[0]}, "
@@ -72,29 +75,29 @@ def verify(path: Path, expected_digest: str | None = None) -> Document:
     return document
 
 
-def _document_bytes(file: BinaryIO, path: Path) -> tuple[bytes, Member]:
+def _document_bytes(file: BinaryIO, archive: str) -> tuple[bytes, Member]:
     """The document's text, whose header must be the file's first bytes."""
     lead = file.read(len(Member(DOCUMENT, 0, 0, 0).header))
     size = struct.unpack_from("<L", lead, 22)[0] if len(lead) >= 26 else MAX_BYTES + 1
     if size > MAX_BYTES or lead != Member(DOCUMENT, size, _crc(lead), 0).header:
         raise ArchiveError(
-            f"{path.name} is not an archive of ModelSwitch: it does not begin with {DOCUMENT}",
+            f"{archive} is not an archive of ModelSwitch: it does not begin with {DOCUMENT}",
             next=_AGAIN,
         )
     text = file.read(size)
     if len(text) != size or zlib.crc32(text) != _crc(lead):
-        raise ArchiveError(f"{path.name}: its {DOCUMENT} is cut or corrupt", next=_AGAIN)
+        raise ArchiveError(f"{archive}: its {DOCUMENT} is cut or corrupt", next=_AGAIN)
     return text, Member(DOCUMENT, size, _crc(lead), 0)
 
 
-def _check_entry(file: BinaryIO, path: Path, name: str, size: int, at: int) -> Member:
+def _check_entry(file: BinaryIO, archive: str, name: str, size: int, at: int) -> Member:
     """The member that must stand here, its header read and compared."""
     length = len(Member(name, size, 0, at).header)
     header = file.read(length)
     member = Member(name, size, _crc(header) if len(header) == length else 0, at)
     if header != member.header:
         raise ArchiveError(
-            f"{path.name}: at byte {at} the entry {name} should begin, stored and of "
+            f"{archive}: at byte {at} the entry {name} should begin, stored and of "
             f"{size} bytes, and does not",
             next=_AGAIN,
         )

@@ -50,12 +50,15 @@ class Written:
     document: Document
 
 
-def write(folder: Path, draft: Document, entries: Mapping[str, Source]) -> Written:
+def write(
+    folder: Path, draft: Document, entries: Mapping[str, Source], *, durable: bool = True
+) -> Written:
     """Write `entries` and the document that lists them into `folder/<64 hex>.mar`.
 
-    `draft` is the document without entries. The file appears complete or not at all, synced to
-    disk; the same input gives the same bytes anywhere. Raises ArchiveError when the disk is full
-    or a source cannot be read or changes meanwhile.
+    `draft` is the document without entries. The file appears complete or not at all; `durable`
+    outlives a power cut too, which a file on its way into the store need not (`put` sees to it).
+    The same input gives the same bytes anywhere. Raises ArchiveError when the disk is full or a
+    source cannot be read or changes meanwhile.
     """
     check_entries(dict(entries), source=str(draft.identity.model))
     sizes = {name: _size(entries[name]) for name in sorted(entries)}
@@ -68,6 +71,8 @@ def write(folder: Path, draft: Document, entries: Mapping[str, Source]) -> Writt
     ):
         try:
             done = _write_all(temporary, draft, entries, sizes, room)
+            if durable:
+                _sync(temporary)
         except OSError as error:
             if error.errno in _FULL:
                 raise
@@ -112,7 +117,6 @@ def _write_all(
         for member in members:
             out.seek(member.crc_at)
             write_all(out, member.crc.to_bytes(4, "little"))
-        os.fsync(out.fileno())
     return Written(path, digest, length, document)
 
 
@@ -150,7 +154,8 @@ def replacing(folder: Path, needed_bytes: int) -> Iterator[tuple[Path, Callable[
     def publish(final: Path) -> None:
         temporary.chmod(0o644)  # mkstemp's 0600 would keep a server of another user out
         temporary.replace(final)
-        _sync_folder(folder)
+        if os.name == "posix":  # the rename itself, where folders can be synced
+            _sync(folder)
 
     try:
         yield temporary, publish
@@ -178,14 +183,12 @@ def _full(folder: Path, needed_bytes: int) -> ArchiveError:
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where folders can be synced."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _copy(

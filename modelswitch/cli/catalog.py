@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from modelswitch.cli.output import Result, Table, local_time, size, utc_time
+from modelswitch.cli.output import Result, Table, counted, local_time, size, utc_time
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import Verb, complete_model
 from modelswitch.errors import UsageError
@@ -145,7 +145,8 @@ def show(session: Session, ref: str) -> Result:
         lines.append("MLflow does not tell about it now")
     for slot in shown.slots:
         document = shown.documents.get(slot.digest)
-        lines.append(f"archive {slot.digest} ({slot.label}), {slot.workers} workers each server")
+        workers = counted(slot.workers, "worker")
+        lines.append(f"archive {slot.digest} ({slot.label}), {workers} on each server")
         if document is not None:
             golden = document.golden.kind if document.golden else "none"
             recipe = ", ".join(f"{k} {v}" for k, v in document.recipe.model_dump().items())

@@ -60,6 +60,7 @@ def _workers(session: Session, ref: str, folders: dict[str, Path], limit: int) -
             line
             for line in worker_lines(folder, wanted.name)
             if version in (None, version_of(line.label))
+            and wanted.digest8 in (None, line.label.partition("-")[2])
         ][-limit:]
         for line in lines:
             at = datetime.fromtimestamp(line.at, UTC)

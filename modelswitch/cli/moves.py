@@ -87,7 +87,7 @@ def rollback(
         switched = session.switch.rollback(
             name,
             why,
-            leaves=shown.before,
+            leaves=shown.leaves,
             quarantines=not no_quarantine,
             break_glass=break_glass,
         )
@@ -269,15 +269,15 @@ def _promoted(session: Session, switched: Switched, stage: str, waited_s: float 
             line += f" Before: {moved.model}@{moved.before.version}, warm as the way back."
     else:
         line = f"{name} is in Staging on {_proven(moved, waited_s)} and takes no traffic."
-        urls = session.switch.addresses.servers
-        if moved.after and urls:
-            line += (
-                f" Try it: {urls[0].inference_url}/predictions/{moved.model}/{moved.after.label}"
-            )
     if moved.replaced:
         gone = ", ".join(f"{moved.model}@{slot.version}" for slot in moved.replaced)
         line += f" It replaces the candidate {gone}."
-    return f"{line} {_marks(switched)}"
+    line += f" {_marks(switched)}"
+    servers = session.switch.addresses.servers
+    if stage == "staging" and moved.after and servers:
+        path = f"/predictions/{moved.model}/{moved.after.label}"
+        line += f" Try it: {servers[0].inference_url}{path}"
+    return line
 
 
 def _proven(moved: Moved, waited_s: float | None) -> str:

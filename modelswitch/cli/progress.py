@@ -17,15 +17,19 @@ _WORDS = {
     "archive.write": "writing the archive",
     "store.put": "storing the archive",
     "store.fetch": "fetching the archive",
-    "fleet.publish": "published, waiting for the servers",
     "marks.write": "writing MLflow's marks",
 }
+# What servers are waited for after a row of that kind.
+_DOING = {"prepared": "loading on", "committed": "proving on", "settled": "proving on"}
 _LONG = {"registry.download", "registry.upload", "archive.golden", "stack.start", "stack.stop"}
 
 
 class Progress:
-    """A sink for `effects.watching`. `waited_s`: how long the last wait for servers took;
-    `on_up` is told the addresses of a stack that stays in the foreground."""
+    """A sink for `effects.watching`.
+
+    `waited_s`: how long the last wait for servers took. `on_up` is told the addresses of a
+    stack that stays in the foreground.
+    """
 
     def __init__(self, out: TextIO, subject: str = "", *, plain: bool = True) -> None:
         self.subject = subject
@@ -37,14 +41,17 @@ class Progress:
         self._shown_at = 0.0
         self._said = ""
         self._dirty = False
+        self._doing = "waiting for"
 
     def step(self, name: str, facts: dict[str, Any]) -> None:
+        if name == "ledger.append":
+            self._doing = _DOING.get(facts.get("kind", ""), self._doing)
         if name == "fleet.wait":
             self.waited_s = facts.get("elapsed_s")
         if name == "stack.up" and self.on_up is not None:
             self.clear()
             self.on_up(facts["addresses"])
-        text = _text(name, facts)
+        text = _text(name, facts, self._doing)
         if text is None:
             return
         line = f"{self.subject}: {text}" if self.subject else text
@@ -72,13 +79,13 @@ class Progress:
         self._dirty = True
 
 
-def _text(name: str, facts: dict[str, Any]) -> str | None:
+def _text(name: str, facts: dict[str, Any], doing: str) -> str | None:
     if name == "fleet.wait":
         servers: dict[str, str] = facts.get("servers", {})
         waiting = [s for s, state in servers.items() if state != "proven"]
         if not waiting:
             return None
-        return f"waiting for {', '.join(waiting)} ({facts.get('elapsed_s', 0.0):.1f} s)"
+        return f"{doing} {', '.join(waiting)} ({facts.get('elapsed_s', 0.0):.1f} s)"
     if name in ("stack.start", "stack.stop"):
         verb = "starting" if name == "stack.start" else "stopping"
         return f"{verb} {facts.get('part', '')}"

@@ -78,10 +78,12 @@ def _servers(event: Event, state: str) -> str:
 
 
 def _first_error(event: Event) -> str:
-    for name, said in event.evidence.get("servers", {}).items():
-        if said.get("state") != "proven":
-            text = (said.get("error") or said.get("state") or "").strip()
-            return f"server {name}: {text.splitlines()[-1] if text else 'behind'}"
+    """What kept the move back: a server that failed before one that only was not done yet."""
+    servers = event.evidence.get("servers", {}).items()
+    late = [(name, said) for name, said in servers if said.get("state") != "proven"]
+    for name, said in sorted(late, key=lambda pair: not pair[1].get("error")):
+        text = (said.get("error") or said.get("state") or "behind").strip()
+        return f"server {name}: {text.splitlines()[-1]}"
     return ""
 
 

@@ -97,10 +97,7 @@ class Worker:
         if questions:
             outputs = self.model.predict(list(questions.values()))
             for (i, question), output in zip(questions.items(), outputs, strict=True):
-                if isinstance(output, Exception):
-                    statuses[i], answers[i] = self._failed(output)
-                else:
-                    answers[i] = _json({"predictions": self.model.encode(question, output)})
+                statuses[i], answers[i] = self._encoded(question, output)
         ms = round((time.perf_counter() - started) * 1000, 1)
         for i, status in enumerate(statuses):
             if status != 200:
@@ -108,6 +105,14 @@ class Worker:
             if correlation := _correlation(headers[i]):
                 logger.info("correlation_id=%s %s %d %s ms", correlation, self.name, status, ms)
         return answers
+
+    def _encoded(self, question: Any, output: Any) -> tuple[int, bytes]:
+        if isinstance(output, Exception):
+            return self._failed(output)
+        try:
+            return 200, _json({"predictions": self.model.encode(question, output)})
+        except Exception as error:  # noqa: BLE001 - an output that is no JSON, say
+            return self._failed(error)
 
     def _failed(self, error: Exception) -> tuple[int, bytes]:
         if isinstance(error, MemoryError):

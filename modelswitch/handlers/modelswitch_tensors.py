@@ -42,16 +42,13 @@ class Spec:
         """The array in `value` (nested lists); raises Invalid with what was expected and found."""
         try:
             found = np.asarray(value)
-        except (ValueError, OverflowError):
+        except OverflowError:
+            raise self._wrong("holds a number too large for it", "too large") from None
+        except ValueError:
             raise self._wrong("holds lists of different lengths or depths", "ragged") from None
-        if not self.fits(found.shape) and found.size:
+        if not self.fits(found.shape):
             raise self._wrong(f"has shape {_shape(found.shape)}", list(found.shape))
-        if found.size == 0:
-            found = found.astype(self.dtype)
-        array = self._cast(found)
-        if not self.fits(array.shape):
-            raise self._wrong(f"has shape {_shape(array.shape)}", list(array.shape))
-        return array
+        return self._cast(found)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return len(shape) == len(self.shape) and all(
@@ -67,12 +64,17 @@ class Spec:
         elif wanted == "f":
             fine = kind in "fiub"
         else:
-            fine = kind in "iub" or (kind == "f" and bool((found == np.trunc(found)).all()))
+            whole = kind == "f" and bool((found == np.trunc(found)).all())
+            fine = kind in "iub" or whole
             if fine and found.size:
+                # Above 2**53 a fraction's neighbours are no longer whole numbers one apart.
                 limits = np.iinfo(self.dtype)
-                fine = limits.min <= found.min() and found.max() <= limits.max
+                low, high = max(limits.min, -(2**53)), min(limits.max, 2**53)
+                low, high = (low, high) if whole else (limits.min, limits.max)
+                fine = low <= found.min() and found.max() <= high
         if not fine:
-            raise self._wrong(f"holds {_kind(found)}", _kind(found))
+            out = " out of its range" if kind in "iu" and wanted in "iu" else ""
+            raise self._wrong(f"holds {_kind(found)}{out}", _kind(found))
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(found, dtype=self.dtype)
         if wanted == "f" and not np.isfinite(array).all():
@@ -114,6 +116,8 @@ class Signature:
 
     def narrowed(self, index: int, shape: tuple[int, ...]) -> Signature:
         """With the lengths the model itself fixes in `shape` (-1: none) for one input."""
+        if self.is_table or index >= len(self.specs):
+            return self
         spec = self.specs[index]
         if len(shape) != len(spec.shape):
             return self
@@ -212,6 +216,8 @@ def _from_split(value: Any) -> Any:
         names = list(range(len(rows[0]))) if rows else []
     if not isinstance(names, list) or any(len(row) != len(names) for row in rows):
         raise Invalid(422, "dataframe_split's rows are not as long as its columns")
+    if len({str(name) for name in names}) < len(names):
+        raise Invalid(422, "two of dataframe_split's columns have the same name")
     return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
 
 
@@ -255,5 +261,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _kind(array: Array) -> str:
-    names = {"f": "fractions", "i": "integers", "u": "integers", "b": "booleans", "U": "strings"}
+    names = {
+        "f": "fractions or too large numbers",
+        "i": "integers",
+        "u": "integers",
+        "b": "booleans",
+        "U": "strings",
+    }
     return names.get(array.dtype.kind, "nulls, objects or numbers too large")

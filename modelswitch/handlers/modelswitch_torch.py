@@ -52,9 +52,8 @@ class TorchModel:
         self.signature = Signature.of(document["signature"]["inputs"])
         if (folder / "model.pt2").exists():
             program = torch.export.load(folder / "model.pt2")
-            for index, shape in enumerate(_fixed_shapes(program)[: len(self.signature.specs)]):
-                if not self.signature.is_table:
-                    self.signature = self.signature.narrowed(index, shape)
+            for index, shape in enumerate(_fixed_shapes(program)):
+                self.signature = self.signature.narrowed(index, shape)
             self.module = program.module()
         else:
             self.module = torch.jit.load(str(folder / "model.pt"), map_location="cpu").eval()
@@ -128,12 +127,14 @@ class TorchModel:
             with torch.inference_mode():
                 return self.module(*question.tensors)
         except AssertionError as error:  # an exported program's guards on its inputs' shapes
-            return Invalid(422, f"the model does not take inputs of these shapes: {error}")
+            return Invalid(422, f"the model does not take these inputs: {error}")
         except Exception as error:  # noqa: BLE001 - one bad request spoils nothing for the others
             return error
 
 
 def _is_close(one: Any, other: Any) -> bool:
+    if not one.is_floating_point():
+        return bool(torch.equal(one, other))
     return bool(torch.allclose(one, other, rtol=_RTOL, atol=_ATOL, equal_nan=True))
 
 

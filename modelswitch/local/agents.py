@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from modelswitch.local import ports
 from modelswitch.local.folders import Folders
 from modelswitch.local.part import Part, clean_environment
-from modelswitch.reports import Report
+from modelswitch.reports import Report, State
 from modelswitch.settings import PREFIX, Settings
 
 _HANDED_ON = {PREFIX + "LOG", PREFIX + "DEBUG"}
@@ -23,7 +23,7 @@ def agent(settings: Settings, port_base: int, place: int) -> Part:
     folders = Folders(settings.state_dir)
     name = ports.server_name(place)
     own = ports.server_ports(port_base, place)
-    report = settings.fleet_path / "reports" / f"{name}.json"
+    report = _report_path(settings, name)
     told = {
         "DEPLOYMENT": settings.deployment,
         "STORE_URL": settings.store,
@@ -54,15 +54,37 @@ def agent(settings: Settings, port_base: int, place: int) -> Part:
     )
 
 
-def _why_not(path: Path, created: float) -> str | None:
+def is_settling(settings: Settings, name: str) -> bool:
+    """Whether that server's agent still loads what its pins ask for."""
+    found = _read(_report_path(settings, name))
+    return isinstance(found, Report) and any(
+        slot.state in (State.ABSENT, State.LOADING)
+        for model in found.models.values()
+        for slot in model.slots.values()
+    )
+
+
+def _report_path(settings: Settings, name: str) -> Path:
+    return settings.fleet_path / "reports" / f"{name}.json"
+
+
+def _read(path: Path) -> Report | str:
+    """The report, or why there is none."""
     try:
-        report = Report.model_validate_json(path.read_bytes())
+        return Report.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return "it has not reported yet"
     except ValidationError as error:
         return f"its report {path} cannot be read: {error.errors()[0]['msg']}"
+
+
+def _why_not(path: Path, created: float) -> str | None:
+    """Of the agent's process. What its server holds is the fleet's to tell, not the stack's."""
+    report = _read(path)
+    if isinstance(report, str):
+        return report
     if report.heartbeat_at.timestamp() < created:
         return "it has not reported since it was started"
     if report.is_silent(datetime.now(UTC)):
-        return f"its last report is of {report.heartbeat_at:%H:%M:%S}"
-    return None if report.healthy else report.error or "it reports that it is not healthy"
+        return f"its last report is of {report.heartbeat_at:%H:%M:%S} UTC"
+    return None

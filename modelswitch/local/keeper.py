@@ -65,12 +65,10 @@ def keep(stack: Stack) -> None:
             limited = time.monotonic()
             for path in stack.folders.logs.glob("*.log"):
                 processes.limit_log(path)
-        dead = [name for name in state.names if not _runs(name, state)]
-        if not dead:
+        if all(_runs(name, state) for name in state.names):
             continue
-        log.warning("stack.died", names=dead)
         try:
-            stack.heal()
+            log.warning("stack.healed", parts=stack.heal())
             pause_s = SHORTEST_PAUSE_S
         except ModelSwitchError as error:
             log.warning("stack.heal", failed=error.message, again_in_s=pause_s)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from modelswitch.errors import StackError
+from modelswitch.local import processes
 from modelswitch.local.folders import Folders, short, shortened
 from modelswitch.local.part import Part, clean_environment
 
@@ -36,7 +37,7 @@ def postgresql(folders: Folders) -> Part:
                 f"PostgreSQL's data folder {data} could not be made: {error}",
                 next="is the disk full? Remove the folder and run `modelswitch up` again",
             ) from error
-        _forget_zombie(data)
+        end_former(data)
         shortened(data)
 
     return Part(
@@ -58,18 +59,24 @@ def postgresql(folders: Folders) -> Part:
     )
 
 
-def _forget_zombie(data: Path) -> None:
-    """Remove the lock files of a killed server whose parent never asks for its exit code.
+def end_former(data: Path) -> None:
+    """Stop a server of this data folder that nobody has noted, and what is left of a killed one.
 
-    PostgreSQL takes such a zombie for a running server. Its sessions end by themselves, and
-    must have before another server touches the data: each of them works in that folder.
+    It cannot be found by the stack's id: PostgreSQL writes its title over its environment. And
+    it takes a zombie, whose parent never asks for its exit code, for a running server. Sessions
+    of a killed server end by themselves, and must have before another one touches the data.
     """
     lock = data / "postmaster.pid"
     try:
-        process = psutil.Process(int(lock.read_text().split()[0]))
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return
+        former = psutil.Process(int(lock.read_text().split()[0]))
     except (FileNotFoundError, psutil.NoSuchProcess):
+        return
+    if _works_in(former, data):
+        processes.stop([former], by=signal.SIGINT)
+    try:
+        if former.status() != psutil.STATUS_ZOMBIE:
+            return  # a stranger with its number: PostgreSQL sees that itself
+    except psutil.NoSuchProcess:
         return
     deadline = time.monotonic() + _SESSIONS_END_S
     while any(_works_in(process, data) for process in psutil.process_iter()):
@@ -80,7 +87,7 @@ def _forget_zombie(data: Path) -> None:
             )
         time.sleep(0.05)
     for stale in (lock, *data.glob(".s.PGSQL.*.lock")):
-        stale.unlink()
+        stale.unlink(missing_ok=True)
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:

@@ -51,8 +51,9 @@ def start(
             extra_groups=[] if user else None,
         )
     if stdin:
-        process.stdin.write(stdin)
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended already: whoever waits for it will say so
+            process.stdin.write(stdin)
+            process.stdin.close()
     return process
 
 
@@ -61,7 +62,7 @@ def find(pid: int, created: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
         is_same = abs(process.create_time() - created) < 2.0
-        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if is_same and is_alive(process) else None
     except psutil.NoSuchProcess:
         return None
 
@@ -87,10 +88,20 @@ def with_id(stack_id: str) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
+    """Whether anything of it runs still. A zombie is dead, once its last thread has ended."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        if not process.is_running():
+            return False
+        # Killed, a JVM keeps its ports while its threads end, and is a zombie already
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+    except psutil.Error:
         return False
+
+
+def exit_code(process: psutil.Process) -> str:
+    """` with exit code 7`, if the process was started by us and can tell."""
+    code = process.poll() if isinstance(process, psutil.Popen) else None
+    return "" if code is None else f" with exit code {code}"
 
 
 def stop(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,10 @@ from modelswitch.effects import effect, tell
 from modelswitch.errors import StackError
 from modelswitch.local import keeper, ports, processes
 from modelswitch.local.addresses import STATE_FILE, Addresses, State, addresses, read_state
-from modelswitch.local.agents import agent
+from modelswitch.local.agents import agent, is_settling
 from modelswitch.local.folders import Folders
 from modelswitch.local.part import Part
-from modelswitch.local.postgresql import postgresql
+from modelswitch.local.postgresql import end_former, postgresql
 from modelswitch.local.starter import Starter, check_ports, why_not_healthy
 from modelswitch.local.status import MemberStatus, StackStatus
 from modelswitch.local.torchserve import torchserve
@@ -30,8 +31,10 @@ from modelswitch.local.tracking import tracking
 from modelswitch.settings import Settings
 
 LOCK_FILE = "stack.lock"
+SETTLE_S = 60.0
+SETTLE_POLL_S = 0.2
 
-# What others stand on is stopped after them; those of one group are stopped together
+# What others stand on is stopped after them; those of a group share how they are stopped
 _STOP_ORDER = (("keeper",), ("agent",), ("torchserve", "mlflow"), ("postgresql",))
 
 
@@ -45,6 +48,10 @@ class Stack:
     @property
     def addresses(self) -> Addresses:
         return addresses(self.settings)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.folders.state / STATE_FILE
 
     def up(
         self,
@@ -60,27 +67,41 @@ class Stack:
         Raises StackError when a port is taken or a part does not become healthy: what this
         call started is stopped again then, and on Ctrl-C.
         """
-        if not foreground:
-            with self._locked():
-                return self._start(self._wanted(servers, port_base, agents), is_kept=True)
-        standing = signal.signal(signal.SIGTERM, _interrupt)
+        standing = signal.signal(signal.SIGTERM, _interrupt) if foreground else None
         try:
             with self._locked():
-                status = self._start(self._wanted(servers, port_base, agents), is_kept=False)
-            tell("stack.up", addresses=status.addresses)
+                wanted = self._wanted(servers, port_base, agents)
+                self._start(wanted, has_keeper=not foreground)
+            self._settle()
+            if foreground:
+                tell("stack.up", addresses=self.addresses)
+                self._keep()
+        finally:
+            if foreground:
+                signal.signal(signal.SIGTERM, standing)
+        return self.status()
+
+    def _keep(self) -> None:
+        """Keep the stack up until Ctrl-C, then stop it."""
+        try:
             keeper.keep(self)
         except KeyboardInterrupt:
             tell("stack.interrupted")
         finally:
             self.down()
-            signal.signal(signal.SIGTERM, standing)
-        return self.status()
 
-    def heal(self) -> None:
-        """Start again what has died, unless the stack was stopped meanwhile."""
+    def heal(self) -> tuple[str, ...]:
+        """Start again what has died, unless the stack was stopped meanwhile; returns the names.
+
+        Raises StackError when a part does not come up; the others stay.
+        """
         with self._locked():
-            if read_state(self.settings) is not None:
-                self._start(self._wanted(), is_kept=False)
+            if read_state(self.settings) is None:
+                return ()
+            state = self._without_the_dead(self._wanted())
+            dead = [part for part in self._parts(state) if part.name not in state.members]
+            Starter(self._state_path, state, all_or_none=False).start(dead)
+            return tuple(part.name for part in dead)
 
     def down(self) -> bool:
         """Stop every process of the stack, and nothing else; False when there was none."""
@@ -94,7 +115,9 @@ class Stack:
             state = read_state(self.settings)
             if state is not None:
                 processes.stop(processes.with_id(state.id))
-                (self.folders.state / STATE_FILE).unlink()
+                if state.postgresql:
+                    end_former(self.folders.postgresql)
+                self._state_path.unlink()
             return True
 
     def status(self) -> StackStatus:
@@ -104,17 +127,28 @@ class Stack:
             return StackStatus((), self.addresses)
         return self._status(state)
 
-    def _start(self, wanted: State, *, is_kept: bool) -> StackStatus:
+    def _start(self, wanted: State, *, has_keeper: bool) -> None:
         state = self._without_the_dead(wanted)
         parts = self._parts(state)
-        missing = [part for part in parts if part.name not in state.members]
-        if is_kept and keeper.NAME not in state.members:
-            missing.append(keeper.part(self.settings, after=[part.name for part in parts]))
-        for part in missing:
-            check_ports(part)
-        starter = Starter(self.folders.state / STATE_FILE, state)
-        starter.start(missing)
-        return self._status(starter.state)
+        if has_keeper:
+            parts.append(keeper.part(self.settings, after=state.names))
+        for part in parts:
+            if part.name not in state.members:
+                check_ports(part)
+        Starter(self._state_path, state, former=read_state(self.settings)).start(parts)
+
+    def _settle(self) -> None:
+        """Wait until the agents have loaded what is pinned, or cannot; not for very long."""
+        started = time.monotonic()
+        state = read_state(self.settings)
+        for place in range(state.servers if state and state.agents else 0):
+            name = ports.server_name(place)
+            while (gone := time.monotonic() - started) < SETTLE_S:
+                if not is_settling(self.settings, name):
+                    break
+                why = "it loads what is pinned"
+                tell("stack.wait", part=f"agent-{name}", seconds=round(gone), why=why)
+                time.sleep(SETTLE_POLL_S)
 
     def _wanted(
         self, servers: int | None = None, port_base: int | None = None, agents: bool | None = None
@@ -168,13 +202,23 @@ class Stack:
         return state.model_copy(update={"members": members})
 
     def _stop(self, kinds: tuple[str, ...]) -> None:
+        """Stop the members of these kinds side by side."""
         state = read_state(self.settings)
-        for name, member in state.members.items() if state else ():
-            process = processes.find(member.pid, member.created)
-            if process is not None and name.partition("-")[0] in kinds:
-                with effect("stack.stop", part=name, pid=member.pid):
-                    # What the keeper has started again are members too, and have their turn
-                    processes.stop([process], by=member.stop_by, with_children=name != keeper.NAME)
+        going = {
+            name: process
+            for name, member in (state.members.items() if state else ())
+            if name.partition("-")[0] in kinds
+            and (process := processes.find(member.pid, member.created)) is not None
+        }
+        if state is None or not going:
+            return
+        # What the keeper has started again are members too, and have their turn
+        with effect("stack.stop", part=", ".join(going)):
+            processes.stop(
+                list(going.values()),
+                by={state.members[name].stop_by for name in going}.pop(),
+                with_children=keeper.NAME not in kinds,
+            )
 
     def _status(self, state: State) -> StackStatus:
         parts = self._parts(state)

@@ -79,7 +79,7 @@ def test_a_candidate_that_cannot_load_is_undone_with_its_reason(site: Site) -> N
     one, two = site.slot("1"), site.slot("2")
     site.promote(one)
     site.twins["b"].faults.unloadable.add(two.label)
-    with pytest.raises(NotProven, match="server b: .*cannot be loaded.* digits@1 serves") as error:
+    with pytest.raises(NotProven, match=r"server b: .*cannot be loaded.* digits@1 serves") as error:
         site.promote(two)
     assert error.value.exit == 4
     assert site.all_answer() == {"1"}
@@ -101,7 +101,7 @@ def test_a_server_that_is_down_blocks_a_promotion_and_no_rollback(site: Site) ->
     site.promote(one)
     site.promote(two)
     site.silence("b")
-    with pytest.raises(NotProven, match="server b is down.*Nothing was changed"):
+    with pytest.raises(NotProven, match=r"server b is down.*Nothing was changed"):
         site.promote(three)
     with pytest.raises(Exception, match="Behind: server b") as error:
         site.rollback()
@@ -305,3 +305,37 @@ def test_pins_written_by_somebody_else_are_outranked_only_when_asked(site: Site)
     wait_for(lambda: site.report("a").generation > foreign.generation)
     site.promote(site.slot("2"))
     assert site.all_answer() == {"2"}
+
+
+def test_a_rollback_names_the_archive_it_leaves_not_only_its_version(site: Site) -> None:
+    one, two, other = site.slot("1"), site.slot("2"), site.slot("2", timeout_s=2)
+    for slot in (one, two, other):
+        site.promote(slot)
+    site.rollback(leaves=other.label)
+    with pytest.raises(NoLongerServes):
+        site.rollback(leaves=other.label)
+    assert site.ledger.head("digits").head.default.digest == two.digest
+
+
+def test_a_command_that_loses_to_a_zombie_looks_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (site.slot(n) for n in "123")
+    site.promote(one)
+    site.promote(two)
+    with site.moves._at_work("digits") as zombie:
+        zombie.append(zombie.head.prepare(zombie.head.line.promoted(three)), "promote", Intent("z"))
+    wait_for(lambda: all(site.report(n).is_warm("digits", three.label) for n in site.twins))
+    append, awake = site.ledger.append, []
+
+    def late(draft, **kwargs):
+        if draft.action == "resume" and not awake:
+            awake.append(zombie.append(zombie.head.commit(), "promote", Intent("z")))
+        return append(draft, **kwargs)
+
+    monkeypatch.setattr(site.ledger, "append", late)
+    site.moves.retire("digits", one, Intent("not wanted"))
+    head = site.ledger.head("digits").head
+    assert not head.is_open
+    assert head.default.digest == three.digest
+    assert one.digest not in {s.digest for s in head.slots}

@@ -13,9 +13,12 @@ import pytest
 from modelswitch import store as stores
 from modelswitch.archive import writer
 from modelswitch.archive.recipe import Recipe
+from modelswitch.archive.verify import read_document, verify
+from modelswitch.archive.writer import write
 from modelswitch.effects import watching
 from modelswitch.errors import ArchiveError, NotFound, StoreUnreachable
 from modelswitch.store import ArchiveStore, BuildKey, FsspecStore
+from tests.unit.test_archive_writer import draft
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
@@ -55,15 +58,49 @@ def test_what_was_put_is_there_and_comes_back(
     assert (tmp_path / "model-store" / "x.mar").read_bytes() == archive.read_bytes()
 
 
-def test_put_again_changes_nothing(store: ArchiveStore, archive: Path, tmp_path: Path) -> None:
+def test_put_again_changes_nothing(store: ArchiveStore, archive: Path) -> None:
+    seen: list[str] = []
     store.put(archive, DIGEST)
-    first = archive.read_bytes()
-    archive.write_bytes(b"other")
 
-    store.put(archive, DIGEST)
-    store.fetch(DIGEST, tmp_path / "x.mar")
+    with watching(boundary=lambda name, _: seen.append(name)):
+        store.put(archive, DIGEST)
 
-    assert (tmp_path / "x.mar").read_bytes() == first
+    assert seen == []
+
+
+def test_put_never_replaces_right_bytes_by_wrong_ones(store: ArchiveStore, tmp_path: Path) -> None:
+    written = write(tmp_path, draft(), {"model.pt2": b"weights"})
+    right = written.path.read_bytes()
+    store.put(written.path, written.digest)
+    written.path.write_bytes(right[:-1])
+
+    with pytest.raises(ArchiveError):
+        store.put(written.path, written.digest)
+    store.fetch(written.digest, tmp_path / "x.mar")
+
+    assert (tmp_path / "x.mar").read_bytes() == right
+
+
+def test_put_mends_what_was_damaged(store: ArchiveStore, tmp_path: Path) -> None:
+    written = write(tmp_path, draft(), {"model.pt2": b"weights"})
+    torn = tmp_path / "torn.mar"
+    torn.write_bytes(written.path.read_bytes()[:-1])
+    store.put(torn, written.digest)
+
+    store.put(written.path, written.digest)
+    store.fetch(written.digest, tmp_path / "x.mar")
+
+    assert verify(tmp_path / "x.mar", written.digest) == written.document
+
+
+def test_document_is_read_without_fetching_the_archive(store: ArchiveStore, tmp_path: Path) -> None:
+    written = write(tmp_path, draft(), {"model.pt2": b"weights"})
+    store.put(written.path, written.digest)
+
+    with store.open(written.digest) as stream:
+        assert read_document(stream) == (written.document, written.digest)
+    with pytest.raises(NotFound):
+        store.open(DIGEST)
 
 
 def test_list_names_digests_sizes_and_times(store: ArchiveStore, archive: Path) -> None:

@@ -201,7 +201,7 @@ def test_handler_answers_what_mlflow_answers(
 def test_large_example_is_cut_to_its_first_row(
     saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "GOLDEN_BYTES", 110)
+    monkeypatch.setattr(building, "GOLDEN_BYTES", 120)
 
     golden = build(source(saved["pt2"]), Recipe(), tmp_path).document.golden
 

@@ -230,6 +230,7 @@ WRONG = [
     ({"dataframe_split": [1]}, 422, "not an object with data"),
     ({"dataframe_split": {"data": 3}}, 422, "not a list of rows"),
     ({"dataframe_split": {"columns": ["a"], "data": [[1, 2, 3]]}}, 422, "not as long"),
+    ({"dataframe_split": {"columns": ["a", "b", "a"], "data": [[1, 2, 3]]}}, 422, "same name"),
     ({"dataframe_split": {"columns": 5, "data": [[1, 2, 3]]}}, 422, "not as long"),
     ({"dataframe_records": {"a": 1}}, 422, "not a list of objects"),
     ({"dataframe_records": [{"a": 1}, {"b": 1}]}, 422, "same names"),
@@ -318,6 +319,18 @@ def test_batches_that_nothing_could_prove_are_answered_one_by_one(
     assert not Worker(extracted(Doubling(), batch_size=8)).handle.model.joins
 
 
+def test_output_that_is_no_json_spoils_nothing_for_its_batch(
+    extracted: Callable[..., Path],
+) -> None:
+    worker = Worker(extracted(Doubling()))
+    worker.handle.model.module = lambda x: x.to(torch.complex64) if x.sum() > 9 else x
+
+    answers = worker.ask({"inputs": [[1, 1, 1]]}, {"inputs": [[9, 9, 9]]})
+
+    assert [status for status, _ in answers] == [200, 500]
+    assert worker.headers(1)["X-Archive-Digest"] == worker.digest
+
+
 def test_number_that_json_does_not_have_is_answered_as_null(
     extracted: Callable[..., Path],
 ) -> None:
@@ -357,7 +370,11 @@ def test_named_tensors_reach_the_model_in_the_signatures_order(
         ({"inputs": {"a": [1]}}, "missing ['b']; expected a (int64, (-1)), b (int64, (-1, 2))"),
         ({"inputs": [1, 2]}, "names no inputs"),
         ({"inputs": {"a": [1.5], "b": [[1, 2]]}}, "the input 'a' holds fractions"),
-        ({"inputs": {"a": [2**63], "b": [[1, 2]]}}, "the input 'a' holds integers"),
+        ({"inputs": {"a": [1e19], "b": [[1, 2]]}}, "the input 'a' holds fractions"),
+        (
+            {"inputs": {"a": [2**63], "b": [[1, 2]]}},
+            "the input 'a' holds integers out of its range",
+        ),
         ({"inputs": {"a": [1], "b": [1, 2]}}, "the input 'b' has shape (2)"),
     ],
 )

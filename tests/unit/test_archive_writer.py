@@ -155,8 +155,10 @@ def test_any_entries_come_back_as_they_went_in(
         assert {name: file.read(name) for name in contents} == contents
 
 
-@pytest.mark.parametrize("name", ["modelswitch.json", "MODELSWITCH.json", "mar-inf"])
-def test_entry_that_would_hide_our_own_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["modelswitch.json", "MODELSWITCH.json", "mar-inf", "../x", "a/b", ".x", ""]
+)
+def test_name_that_cannot_be_an_entrys_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArchiveError):
         write(tmp_path, draft(), {name: b"x"})
 
