@@ -214,7 +214,8 @@ class ModelSwitch:
         }.get(ref.stage)
         if found is None:
             raise NotFound(
-                f"{ref.name} has no version in {ref.stage}", next=f"modelswitch show {ref.name}"
+                f"{ref.name} has no version in {ref.stage}",
+                next=f"name a version: modelswitch show {ref.name}@1; or modelswitch models",
             )
         return found.version
 

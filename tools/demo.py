@@ -34,7 +34,7 @@ def main() -> int:
 def story() -> None:
     say("Start PostgreSQL, MLflow, TorchServe and its agent (harmless when they run)")
     modelswitch("up")
-    addresses = read("status")["stack"]["addresses"]
+    addresses = read("status")["stack"]
     os.environ["MLFLOW_TRACKING_URI"] = addresses["tracking_uri"]
     server = addresses["servers"][0]["inference_url"]
 

@@ -49,6 +49,7 @@ HEARTBEAT_S = 2.0
 _MAX_REST_S = 300.0
 _STUCK_S = 30.0  # a proven slot without a worker for so long is loaded again
 _AT_ONCE = 8  # models looked at together
+_ANSWER_S = 1.0  # a pass waits no longer for a default path: newer pins may want another
 _ERROR_CHARS = 4000
 
 
@@ -69,6 +70,7 @@ class _Work:
     loading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     unloading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     workerless_since: dict[str, float] = field(default_factory=dict)
+    proving: tuple[str, asyncio.Task[Proof]] | None = None
     default_proven: str | None = None
     proof: Proof | None = None
     error: str | None = None
@@ -127,9 +129,10 @@ class Agent:
                     async with asyncio.timeout(POLL_S):
                         await self._wake.wait()
         finally:
-            tasks = [follower, beat]
+            tasks: list[asyncio.Task[Any]] = [follower, beat]
             for work in self._works.values():
                 tasks += [*work.loading.values(), *work.unloading.values()]
+                tasks += [work.proving[1]] if work.proving else []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -151,7 +154,7 @@ class Agent:
         try:
             self._foreign = await self._find_foreign(mine)
             await self._pass_all(mine)
-        except Temporary as error:
+        except ModelSwitchError as error:
             self._server_error = error.message
         else:
             self.applied = pins.generation if pins else 0
@@ -197,7 +200,10 @@ class Agent:
             async with gate:
                 await self._pass(name, mine[name], works[name], hold_candidates=hold)
 
-        await asyncio.gather(*(one(name) for name in mine))
+        # All of them to their end: a pass that lived on would meet the next one of its model.
+        for ended in await asyncio.gather(*(one(name) for name in mine), return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
 
     async def _pass(
         self, name: str, wanted: PinnedModel, work: _Work, *, hold_candidates: bool
@@ -269,6 +275,9 @@ class Agent:
                     with effect("agent.activate", model=model, label=label):
                         await self.server.set_default(model, label)
                 work.default_proven, work.proof, work.error = None, None, None
+                if work.proving is not None:  # asked what was the default before
+                    work.proving[1].cancel()
+                    work.proving = None
                 return True
             case plan.Prove(model, label, digest):
                 await self._prove(model, label, digest, work)
@@ -303,15 +312,32 @@ class Agent:
         task.add_done_callback(ended)
 
     async def _prove(self, model: str, label: str, digest: str, work: _Work) -> None:
-        document = work.documents[label]
+        """Ask the default path. What takes long goes on beside, and the next passes look again."""
+        if work.proving is not None and work.proving[0] != label:
+            work.proving[1].cancel()
+            work.proving = None
+        if work.proving is None:
+            asking = asyncio.create_task(
+                self._ask(model, label, digest, work.documents[label]), name=f"prove {model}"
+            )
+            asking.add_done_callback(lambda _: self._wake.set())
+            work.proving = label, asking
+        task = work.proving[1]
+        await asyncio.wait({task}, timeout=_ANSWER_S)
+        if not task.done():
+            return
+        work.proving = None
+        work.proof = task.result()
+        work.default_proven = label
+        work.error = None
+
+    async def _ask(self, model: str, label: str, digest: str, document: Document) -> Proof:
         with effect("agent.prove", model=model, label=label):
             answer = await self.slots.check_golden(model, None, document)
             said = answer.digest
             if said is None or said != digest:
                 raise GoldenWrong(f"the default path answered with {said}, pinned is {digest}")
-        work.default_proven = label
-        work.error = None
-        work.proof = Proof(digest=said, at=datetime.now(UTC), latency_ms=answer.latency_ms)
+        return Proof(digest=said, at=datetime.now(UTC), latency_ms=answer.latency_ms)
 
     async def _load(self, step: plan.Load, work: _Work) -> None:
         tries = work.failures[step.label].tries if step.label in work.failures else 0
@@ -320,11 +346,11 @@ class Agent:
                 with effect("agent.load", model=step.model, label=step.label):
                     work.documents[step.label] = await self.slots.load(step, work.lock)
             work.failures.pop(step.label, None)
-        except ModelSwitchError as error:
-            first_s = 1.0 if isinstance(error, Temporary) else 5.0
+        except (ModelSwitchError, OSError) as error:
+            first_s = 1.0 if isinstance(error, Temporary | OSError) else 5.0
             rest_s = min(_MAX_REST_S, first_s * 2**tries) * random.uniform(0.8, 1.2)  # noqa: S311
             work.failures[step.label] = _Failure(
-                error.message[:_ERROR_CHARS], tries + 1, time.monotonic() + rest_s
+                str(error)[:_ERROR_CHARS], tries + 1, time.monotonic() + rest_s
             )
 
     async def _unload(self, model: str, label: str, drain_s: float) -> None:
@@ -360,7 +386,8 @@ class Agent:
             failure = work.failures.get(label)
             if label not in wanted.slots:
                 state = State.UNLOADING
-            elif failure is not None and label not in work.loading:
+            elif failure and label not in work.loading and failure.retry_at > time.monotonic():
+                # One that is due again says nothing of the pins that came since.
                 state = State.FAILED
             elif label in work.documents and ready:
                 state = State.PROVEN

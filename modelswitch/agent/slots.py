@@ -41,19 +41,18 @@ class Slots:
     async def load(self, step: Load, lock: asyncio.Lock) -> Document:
         """Bring one slot from nothing to PROVEN; raises what it failed of.
 
-        `lock` keeps registration and the move of the pointer of one model apart.
+        `lock` is that of the model's pointer. It is held for a look and a move, never while a
+        big archive is registered.
         """
         document = await self._fetch(step)
         started = time.time()
-        async with lock:
-            await self._register(step, document)
-            await self.server.workers(step.model, step.label, step.slot.workers)
+        await self._register(step, document, lock)
+        await self.server.workers(step.model, step.label, step.slot.workers)
         try:
             await self._ready(step, started)
             await self.check_golden(step.model, step.label, document)
         except (LoadFailed, GoldenWrong):
-            # Else TorchServe starts the failing worker again and again.
-            await self._drop(step.model, step.label)
+            await self._give_up(step)
             raise
         return document
 
@@ -78,12 +77,12 @@ class Slots:
                 incoming.unlink(missing_ok=True)
         return document
 
-    async def _register(self, step: Load, document: Document) -> None:
+    async def _register(self, step: Load, document: Document, lock: asyncio.Lock) -> None:
         served = await self.server.describe(step.model)
         if served is None:
             # TorchServe: the first version registered is the default before it has a worker.
-            await self.place(step.model)
-            served = await self.server.describe(step.model)
+            async with lock:
+                await self.place(step.model)
         if served is None or step.label not in served.versions:
             recipe = document.recipe
             with effect("agent.register", model=step.model, label=step.label):
@@ -95,10 +94,12 @@ class Slots:
                     max_batch_delay_ms=recipe.max_batch_delay_ms,
                     response_timeout_s=recipe.response_timeout_s,
                 )
+        async with lock:
             served = await self.server.describe(step.model)
-        if served and served.default == step.label and not served.versions[step.label].ready:
-            await self.place(step.model)
-            await self.server.set_default(step.model, PLACEHOLDER)
+            version = served.versions.get(step.label) if served else None
+            if served and version and served.default == step.label and not version.ready:
+                await self.place(step.model)
+                await self.server.set_default(step.model, PLACEHOLDER)
 
     async def place(self, model: str) -> None:
         """Register the placeholder: a version without workers, so that the name answers 503."""
@@ -185,5 +186,25 @@ class Slots:
         with effect("agent.unregister", model=model, label=label):
             await self._drop(model, label)
 
+    async def _give_up(self, step: Load) -> None:
+        """Unregister what cannot load: else TorchServe starts its worker again and again.
+
+        Not if it is what answers: wrong once, it may have been right for days.
+        """
+        # What it failed of is told, whatever becomes of this.
+        with contextlib.suppress(ModelSwitchError):
+            served = await self.server.describe(step.model)
+            if served is not None and served.default != step.label:
+                await self._drop(step.model, step.label)
+
     async def _drop(self, model: str, label: str) -> None:
-        await asyncio.shield(self.server.unregister(model, label))
+        """Unregister to the end, cancelled or not: one that came late would hit a new load."""
+        dropping = asyncio.ensure_future(self.server.unregister(model, label))
+        cancelled = False
+        while not dropping.done():
+            try:
+                await asyncio.shield(dropping)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError

@@ -74,3 +74,10 @@ def shortened(path: Path) -> Path:
             next="choose a shorter state folder: [local] state_dir in modelswitch.toml",
         )
     return link
+
+
+def forget_short(path: Path) -> None:
+    """Remove the link that `shortened` made, if it made one."""
+    link = short(path)
+    if link != path and link.is_symlink() and link.readlink() == path:
+        link.unlink()

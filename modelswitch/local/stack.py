@@ -21,7 +21,7 @@ from modelswitch.errors import StackError
 from modelswitch.local import keeper, ports, processes
 from modelswitch.local.addresses import STATE_FILE, Addresses, State, addresses, read_state
 from modelswitch.local.agents import agent, is_settling
-from modelswitch.local.folders import Folders
+from modelswitch.local.folders import Folders, forget_short
 from modelswitch.local.part import Part
 from modelswitch.local.postgresql import end_former, postgresql
 from modelswitch.local.starter import Starter, check_ports, why_not_healthy
@@ -118,6 +118,9 @@ class Stack:
                 if state.postgresql:
                     end_former(self.folders.postgresql)
                 self._state_path.unlink()
+                forget_short(self.folders.postgresql)
+                for place in range(state.servers):
+                    forget_short(self.folders.temporary(ports.server_name(place)))
             return True
 
     def status(self) -> StackStatus:

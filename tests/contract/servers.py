@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelswitch.local.addresses import State
-from modelswitch.local.folders import Folders
+from modelswitch.local.folders import Folders, forget_short
 from modelswitch.local.starter import Starter
 from modelswitch.local.torchserve import torchserve
 from modelswitch.servers.protocol import ModelServer, ServedVersion
@@ -109,6 +109,7 @@ class TorchServeHouse:
     def stop(self) -> None:
         assert self._starter is not None
         self._starter.undo()
+        forget_short(self.folders.temporary("a"))
 
     def client(self) -> ModelServer:
         base = self.part.address

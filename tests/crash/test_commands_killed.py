@@ -58,7 +58,9 @@ def two_is_committed(site: Site, model: str) -> None:
 def leave_open(site: Site, model: str, slot: Slot, *, commit: bool) -> None:
     with site.moves._at_work(model) as work:
         target = work.head.line.promoted(slot)
-        work.append(work.head.commit(target) if commit else work.head.prepare(target), "promote", WHO)
+        work.append(
+            work.head.commit(target) if commit else work.head.prepare(target), "promote", WHO
+        )
 
 
 # What stands before, the verb, and the versions that may serve in the end.
