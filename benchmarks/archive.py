@@ -1,7 +1,5 @@
 """How long an archive takes: ours, `cp` plus one hashlib pass, and torch-model-archiver.
 
-    python benchmarks/archive.py [--mib 512] [--rounds 3] [--json archive.json]
-
 All three handle the same random weights (which do not compress, as trained ones do not), in one
 run, in turn; the best round of each counts. Memory is the peak of a process of its own that
 writes a large archive, above that of one that writes a small one.
@@ -9,12 +7,9 @@ writes a large archive, above that of one that writes a small one.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +19,7 @@ from pathlib import Path
 
 import structlog
 
+from benchmarks.figures import Figure, Measured, Table
 from modelswitch import handlers
 from modelswitch.archive.document import Document, Identity, Signature
 from modelswitch.archive.recipe import Recipe
@@ -31,7 +27,10 @@ from modelswitch.archive.verify import verify
 from modelswitch.archive.writer import write
 
 MIB = 1 << 20
-BUDGETS = {"ours / (cp + sha256)": 1.5, "torch-model-archiver / ours": 10.0, "memory MiB": 64.0}
+ROUNDS = 3
+TIMES_CP = 1.5
+TIMES_FASTER = 10.0
+MEMORY_MIB = 64.0
 
 
 def draft() -> Document:
@@ -86,7 +85,7 @@ def peak_mib(weights: Path) -> float:
     """Peak memory of a process that writes and verifies an archive of `weights`."""
     with tempfile.TemporaryDirectory(dir=weights.parent) as folder:
         done = subprocess.run(
-            [sys.executable, __file__, "--peak", str(weights), folder],
+            [sys.executable, "-m", "benchmarks.archive", str(weights), folder],
             check=True,
             capture_output=True,
             text=True,
@@ -113,58 +112,45 @@ def random_file(path: Path, mib: int) -> Path:
     return path
 
 
-def measure(mib: int, rounds: int, root: Path) -> dict[str, float]:
+def measure(mib: int) -> Measured:
+    """Random weights of `mib` MiB."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    with tempfile.TemporaryDirectory(prefix="modelswitch-bench-") as root:
+        return _measure(mib, Path(root))
+
+
+def _measure(mib: int, root: Path) -> Measured:
     weights = random_file(root / "weights.pt", mib)
-    steps = {"cp": copy, "sha256": sha256, "ours": ours, "ours, synced": synced}
+    steps = {"cp": copy, "sha256": sha256, "ours": ours, "ours, on disk": synced}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, step in steps.items():
             times[name].append(seconds(step, weights, root))
-    best = {f"{name} s": min(values) for name, values in times.items()}
-    best["torch-model-archiver s"] = seconds(stock, weights, root)
+    best = {name: min(values) for name, values in times.items()}
+    best["torch-model-archiver"] = seconds(stock, weights, root)
     written = write(root, draft(), {"model.pt": weights})
-    best["verify s"] = seconds(lambda *_: verify(written.path) and None, weights, root)
-    best["ours / (cp + sha256)"] = best["ours s"] / (best["cp s"] + best["sha256 s"])
-    best["torch-model-archiver / ours"] = best["torch-model-archiver s"] / best["ours s"]
+    best["verify"] = seconds(lambda *_: verify(written.path) and None, weights, root)
     small = random_file(root / "small.pt", 1)
-    best["memory MiB"] = peak_mib(weights) - peak_mib(small)
-    return best
-
-
-def is_kept(name: str, value: float) -> bool:
-    budget = BUDGETS[name]
-    return value >= budget if name.startswith("torch-model-archiver /") else value <= budget
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--mib", type=int, default=512, help="size of the weights, in MiB")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--peak", nargs=2, type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    if chosen.peak:
-        print_peak(*chosen.peak)
-        return 0
-    root = Path(tempfile.mkdtemp(prefix="modelswitch-bench-"))
-    try:
-        figures = measure(chosen.mib, chosen.rounds, root)
-    finally:
-        shutil.rmtree(root)
-    print(f"archive of {chosen.mib} MiB of random weights, best of {chosen.rounds} rounds")
-    for name, value in figures.items():
-        budget = BUDGETS.get(name)
-        sign = ">=" if name.startswith("torch-model-archiver /") else "<="
-        verdict = (
-            f"  {sign} {budget:g}: {'kept' if is_kept(name, value) else 'BROKEN'}" if budget else ""
-        )
-        print(f"  {name:<30}{value:>9.2f}{verdict}")
-    kept = all(is_kept(name, figures[name]) for name in BUDGETS)
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"mib": chosen.mib, "kept": kept, **figures}, indent=2))
-    return 0 if kept else 1
+    figures = (
+        Figure("ours / (cp + sha256)", best["ours"] / (best["cp"] + best["sha256"]), "", TIMES_CP),
+        Figure(
+            "torch-model-archiver / ours",
+            best["torch-model-archiver"] / best["ours"],
+            "",
+            at_least=TIMES_FASTER,
+        ),
+        Figure(
+            "memory above that of 1 MiB of weights",
+            peak_mib(weights) - peak_mib(small),
+            "MiB",
+            MEMORY_MIB,
+        ),
+    )
+    rows = [(name, f"{value:.2f}") for name, value in best.items()]
+    headings = (f"{mib} MiB of random weights, best of {ROUNDS}", "s")
+    return Measured("archive", figures, (Table(headings, rows),))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    # A process of its own, whose peak is the figure
+    print_peak(*map(Path, sys.argv[1:3]))

@@ -224,13 +224,14 @@ class Moves:
     @contextmanager
     def _at_work(self, model: str) -> Iterator[Work]:
         with lease(self.ledger, model) as holder:
-            event = self.ledger.head(model)
-            while event is not None and event.head.is_open:
+            while True:
+                self.publish()  # first: it also records what was done without the ledger
+                event = self.ledger.head(model)
+                if event is None or not event.head.is_open:
+                    break
                 # Lost to whoever moves it in the same moment, a zombie perhaps: look again.
                 with suppress(Superseded):
                     self.conclude(model, Intent("the next command found it open"), now=True)
-                event = self.ledger.head(model)
-            self.publish()
             yield Work(self.publisher, model, holder, event)
 
     def _unchanged(self, model: str, head: Head, slot: Slot | None) -> Moved:

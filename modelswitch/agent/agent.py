@@ -44,7 +44,8 @@ from modelswitch.servers.protocol import ServedModel
 
 log = structlog.get_logger("modelswitch.agent")
 
-POLL_S = 0.5
+POLL_S = 1.0
+_FOREIGN_EVERY_S = 5.0  # whoever else is on the server is looked for less often
 HEARTBEAT_S = 2.0
 _MAX_REST_S = 300.0
 _STUCK_S = 30.0  # a proven slot without a worker for so long is loaded again
@@ -111,6 +112,8 @@ class Agent:
         self._other_loads = asyncio.Semaphore(2)
         self._server_error: str | None = None
         self._foreign: tuple[Foreign, ...] = ()
+        self._models: tuple[str, ...] = ()  # all that the server had when it was last asked
+        self._foreign_due = 0.0
 
     # The loop
 
@@ -152,8 +155,8 @@ class Agent:
         }
         self._server_error = None
         try:
-            self._foreign = await self._find_foreign(mine)
             await self._pass_all(mine)
+            await self._find_foreign(mine)
         except ModelSwitchError as error:
             self._server_error = error.message
         else:
@@ -179,12 +182,15 @@ class Agent:
 
     # Looking and acting
 
-    async def _find_foreign(self, mine: dict[str, PinnedModel]) -> tuple[Foreign, ...]:
-        names = await self.server.models()
+    async def _find_foreign(self, mine: dict[str, PinnedModel]) -> None:
+        """Models on the server that no pin of ours names: left alone, and reported."""
         for name in list(self._works):
             if name not in mine and not self._works[name].loading:
                 del self._works[name]
-        return tuple(Foreign(model=name, kept=True) for name in sorted(names) if name not in mine)
+        if time.monotonic() >= self._foreign_due:
+            self._models = await self.server.models()
+            self._foreign_due = time.monotonic() + _FOREIGN_EVERY_S
+        self._foreign = tuple(Foreign(model=name) for name in self._models if name not in mine)
 
     async def _pass_all(self, mine: dict[str, PinnedModel]) -> None:
         works = {name: self._works.setdefault(name, _Work()) for name in mine}

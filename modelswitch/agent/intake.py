@@ -55,10 +55,17 @@ class Intake:
             self._refuse(why)
             return False
         set_correlation_id(published.correlation_id)
-        with effect("agent.accept", generation=new.generation):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.file, new.text)
-            self.pins = new
+        try:
+            with effect("agent.accept", generation=new.generation):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self.file, new.text)
+        except OSError as error:  # a full disk
+            self._refuse(
+                f"pins of generation {new.generation} are not taken: they cannot be kept in "
+                f"{self.file} ({error.strerror or error})"
+            )
+            return False
+        self.pins = new
         self.refused = None
         return True
 

@@ -19,7 +19,13 @@ from modelswitch.archive.document import Document
 from modelswitch.archive.placeholder import write_placeholder
 from modelswitch.archive.verify import verify
 from modelswitch.effects import effect
-from modelswitch.errors import ArchiveError, GoldenWrong, LoadFailed, ServerUnreachable
+from modelswitch.errors import (
+    ArchiveError,
+    GoldenWrong,
+    LoadFailed,
+    ModelSwitchError,
+    ServerUnreachable,
+)
 from modelswitch.servers.protocol import Answer, ModelServer
 from modelswitch.settings import Timeouts
 from modelswitch.store import ArchiveStore

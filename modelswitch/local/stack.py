@@ -118,9 +118,7 @@ class Stack:
                 if state.postgresql:
                     end_former(self.folders.postgresql)
                 self._state_path.unlink()
-                forget_short(self.folders.postgresql)
-                for place in range(state.servers):
-                    forget_short(self.folders.temporary(ports.server_name(place)))
+                self._forget_links(state)
             return True
 
     def status(self) -> StackStatus:
@@ -138,7 +136,17 @@ class Stack:
         for part in parts:
             if part.name not in state.members:
                 check_ports(part)
-        Starter(self._state_path, state, former=read_state(self.settings)).start(parts)
+        try:
+            Starter(self._state_path, state, former=read_state(self.settings)).start(parts)
+        except BaseException:
+            if read_state(self.settings) is None:
+                self._forget_links(state)
+            raise
+
+    def _forget_links(self, state: State) -> None:
+        forget_short(self.folders.postgresql)
+        for place in range(state.servers):
+            forget_short(self.folders.temporary(ports.server_name(place)))
 
     def _settle(self) -> None:
         """Wait until the agents have loaded what is pinned, or cannot; not for very long."""
