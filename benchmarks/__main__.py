@@ -58,12 +58,16 @@ def main() -> int:
         benchmarks = Benchmarks(options, stacks).by_name
         found = machine.describe()
         print(machine.text(found), flush=True)
-        document = {"at": datetime.now(UTC).isoformat(), "machine": found, "benchmarks": []}
+        done: list[object] = []
         is_kept = True
         for name in names:
             if name in wanted:
-                is_kept &= _run(name, benchmarks[name], document["benchmarks"])
-    document["machine"]["load_after"] = machine.load()
+                is_kept &= _run(name, benchmarks[name], done)
+    document = {
+        "at": datetime.now(UTC).isoformat(),
+        "machine": found | {"load_after": machine.load()},
+        "benchmarks": done,
+    }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 30.0
@@ -52,8 +52,14 @@ def is_close(one: Any, other: Any) -> bool:
     return False
 
 
+class Headers(Protocol):
+    """An answer's headers, by names of any case."""
+
+    def get(self, name: str, default: str, /) -> str: ...
+
+
 def judge(
-    status: int, headers: Mapping[str, str], body: bytes, place: int, truths: Mapping[str, Truth]
+    status: int, headers: Headers, body: bytes, place: int, truths: Mapping[str, Truth]
 ) -> tuple[str | None, bool]:
     """What is the matter with an answer to body `place`, and whether it is a wrong answer."""
     if status != 200:
@@ -117,7 +123,7 @@ def connect(url: str) -> http.client.HTTPConnection:
 
 def post(
     connection: http.client.HTTPConnection, path: str, body: bytes
-) -> tuple[int, Mapping[str, str], bytes]:
+) -> tuple[int, http.client.HTTPMessage, bytes]:
     connection.request("POST", path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     return answer.status, answer.headers, answer.read()

@@ -52,7 +52,7 @@ class Command:
 
     def took_s(self, effect: str) -> float:
         """All effects of that name together."""
-        return sum(line["ms"] for line in self.logs if _is(line, effect)) / 1000
+        return sum(float(line["ms"]) for line in self.logs if _is(line, effect)) / 1000
 
     def at(self, effect: str, **facts: str) -> float:
         """The Unix time at which the first such effect was done."""

@@ -120,6 +120,7 @@ class Agent:
     async def run(self) -> None:
         """Follow the fleet until cancelled."""
         self.intake.recall()
+        self.slots.model_store.mkdir(parents=True, exist_ok=True)
         self._clean()
         follower = asyncio.create_task(self._follow())
         beat = asyncio.create_task(self._heartbeat())
@@ -175,10 +176,10 @@ class Agent:
                 self._send(self.report)
 
     def _clean(self) -> None:
-        """Remove what a killed agent left half-fetched."""
-        self.slots.model_store.mkdir(parents=True, exist_ok=True)
-        for leftover in self.slots.model_store.glob(".incoming-*"):
-            leftover.unlink(missing_ok=True)
+        """Free the disk of what no pin names."""
+        if (pins := self.intake.pins) is not None:
+            slots = (slot for model in pins.models.values() for slot in model.slots.values())
+            self.slots.discard_but({slot.digest for slot in slots})
 
     # Looking and acting
 
@@ -366,18 +367,7 @@ class Agent:
             log.warning("agent.unload_failed", model=model, label=label, why=error.message)
             await asyncio.sleep(POLL_S)
         else:
-            self._discard(model, label)
-
-    def _discard(self, model: str, label: str) -> None:
-        """Free the model store of archives that no pin names."""
-        if self.intake.pins is None:
-            return
-        named = {s.digest for m in self.intake.pins.models.values() for s in m.slots.values()}
-        keep = {self.slots.archive_name(digest) for digest in named}
-        for file in self.slots.model_store.glob("*.mar"):
-            stem = file.stem
-            if file.name not in keep and len(stem) == 64 and stem[:8] == label.partition("-")[2]:
-                file.unlink(missing_ok=True)
+            self._clean()
 
     # Reporting
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from modelswitch.store import ArchiveStore
 
 PROBE_HEADER = "X-ModelSwitch-Probe"
 _LOOK_S = 0.2
+_INCOMING = ".incoming-"
+_OURS = re.compile(rf"({re.escape(_INCOMING)})?[0-9a-f]{{64}}\.mar")
 _UNLOAD_LOOK_S = 0.5
 
 
@@ -65,6 +68,17 @@ class Slots:
     def archive_name(self, digest: str) -> str:
         return digest.removeprefix("sha256:") + ".mar"
 
+    def discard_but(self, digests: set[str]) -> None:
+        """Remove the archives of other digests from the model store, and what a kill left there.
+
+        What TorchServe has loaded it has extracted: it does not miss the file.
+        """
+        keep = {self.archive_name(digest) for digest in digests}
+        for file in self.model_store.glob("*.mar"):
+            is_ours = _OURS.fullmatch(file.name)
+            if is_ours and file.name.removeprefix(_INCOMING) not in keep:
+                file.unlink(missing_ok=True)
+
     async def _fetch(self, step: Load) -> Document:
         """The archive in the model store, under its digest, verified just now."""
         digest = step.slot.digest
@@ -73,7 +87,7 @@ class Slots:
             with contextlib.suppress(ArchiveError):
                 return await asyncio.to_thread(verify, path, digest)
             path.unlink(missing_ok=True)
-        incoming = path.with_name(f".incoming-{path.name}")
+        incoming = path.with_name(_INCOMING + path.name)
         with effect("agent.fetch", model=step.model, label=step.label):
             try:
                 await asyncio.to_thread(self.store.fetch, digest, incoming)

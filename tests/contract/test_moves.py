@@ -185,7 +185,7 @@ def test_a_foreign_version_is_removed_and_a_foreign_model_kept(site: Site) -> No
     site.promote(one)
     twin = site.twins["a"]
     for model, slot in (("digits", foreign), ("other", other)):
-        file = f"{slot.digest[7:]}.mar"
+        file = f"{model}-by-hand.mar"
         site.store.fetch(slot.digest, twin.model_store / file)
         site.on_loop(lambda m=model, s=slot, f=file: twin.register(m, s.label, f))
     wait_for(lambda: foreign.label not in _labels(site, "a"))
@@ -339,3 +339,21 @@ def test_a_command_that_loses_to_a_zombie_looks_again(
     assert not head.is_open
     assert head.default.digest == three.digest
     assert one.digest not in {s.digest for s in head.slots}
+
+
+def test_the_model_store_keeps_only_what_is_pinned(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.stage(two)
+    store = site.twins["a"].model_store
+    by_hand = store / "theirs.mar"
+    by_hand.write_bytes(b"not ours")
+    site.moves.retire("digits", two, Intent("not wanted"))
+    wait_for(lambda: not (store / f"{two.digest[7:]}.mar").exists())
+    site.stop("a")
+    leftover = store / f".incoming-{two.digest[7:]}.mar"
+    leftover.write_bytes(b"half")
+    site.start("a")
+    wait_for(lambda: not leftover.exists())
+    assert by_hand.exists()
+    assert (store / f"{one.digest[7:]}.mar").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +9,22 @@ from pathlib import Path
 import pytest
 
 from modelswitch.local.stack import Stack
-from modelswitch.settings import Settings
+from modelswitch.settings import Settings, load
+from tests.stack.deployment import Deployment
 from tests.stack.machine import free_port_base
+from tests.stack.models import register_models
 
 SERVERS = 3
+# A handler that hangs at load is given up after load_s: long enough for three loads at once.
+SETTINGS = """
+[local]
+servers = {servers}
+port_base = {port_base}
+[timeouts]
+load_s = 30
+prove_s = 15
+unload_s = 20
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,10 +39,11 @@ def stack() -> Iterator[Stack]:
     """PostgreSQL, MLflow and three TorchServes, each with its agent. Its settings: `.settings`."""
     # Not in pytest's folder: it is root's alone, where PostgreSQL runs as another user
     with tempfile.TemporaryDirectory(prefix="modelswitch-stack-") as root:
-        local = {"servers": SERVERS, "port_base": free_port_base(SERVERS)}
-        running = Stack(Settings.model_validate({"local": local, "root": root}))
-        has_agent = importlib.util.find_spec("modelswitch.__main__") is not None
-        running.up(agents=has_agent)
+        ports = free_port_base(SERVERS)
+        text = SETTINGS.format(servers=SERVERS, port_base=ports)
+        (Path(root) / "modelswitch.toml").write_text(text)
+        running = Stack(load(start=Path(root)))
+        running.up()
         yield running
         running.down()
 
@@ -39,3 +51,12 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def settings(stack: Stack) -> Settings:
     return stack.settings
+
+
+@pytest.fixture(scope="session")
+def deployment(stack: Stack) -> Iterator[Deployment]:
+    """The shared stack with models in its registry: `tiny` 1 to 3 and TorchScript's `script` 1."""
+    found = Deployment(stack)
+    register_models(found.tracking_uri)
+    yield found
+    found.switch.ledger.close()

@@ -1,0 +1,85 @@
+"""The pipeline by command lines, on three real servers: stage, promote, predict, roll back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.stack.deployment import Deployment, wait_for
+from tests.stack.models import MODEL, REQUEST, SCRIPTED, answer_of
+
+TRAINING = Path(__file__).parents[2] / "training" / "digits.py"
+
+
+def test_a_version_goes_to_production_and_back(deployment: Deployment, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.json"
+    sample.write_text(json.dumps(REQUEST))
+
+    def line(*words: str) -> dict[str, object]:
+        said = deployment.run(*words)
+        assert said.exit == 0, said
+        return said.document
+
+    line("promote", f"{MODEL}@1", "--to", "staging", "--reason", "to be looked at")
+    assert deployment.ask("a").status_code == 503
+    line("promote", f"{MODEL}@1", "--reason", "the first")
+    line("promote", f"{MODEL}@2", "--reason", "better")
+    assert deployment.all_serve() == {"2"}
+
+    shown = line("show", f"{MODEL}@2")["data"]
+    for server in deployment.urls:
+        answer = deployment.ask(server)
+        assert answer.headers["x-model-version"] == f"{MODEL}@2"
+        assert answer.headers["x-archive-digest"] in json.dumps(shown)
+    said = line("predict", MODEL, "--input", str(sample))["data"]
+    assert said["answer"] == {"predictions": answer_of("2")}  # type: ignore[index]
+
+    registry = deployment.switch.registry
+    assert registry.resolve_alias(MODEL, "production") == "2"
+    assert registry.get_version(MODEL, "2").stage == "Production"
+    assert registry.get_version(MODEL, "2").tags["modelswitch.at.local"] == "production"
+    assert registry.get_version(MODEL, "1").stage == "Archived"
+
+    moved = line("rollback", MODEL, "--reason", "worse after all")["data"]
+    assert (moved["from"], moved["to"], moved["marks"]) == ("2", "1", "done")  # type: ignore[index]
+    assert deployment.all_serve() == {"1"}
+    assert registry.resolve_alias(MODEL, "production") == "1"
+    assert "modelswitch.quarantined" in registry.get_version(MODEL, "2").tags
+
+    actions = [row["action"] for row in line("history", MODEL)["data"]]  # type: ignore[attr-defined]
+    assert actions[0] == "rollback"
+    assert actions[-1] == "stage"
+    wait_for(lambda: deployment.run("diff").exit == 0)
+
+
+def test_torchscript_is_served_too(deployment: Deployment) -> None:
+    said = deployment.run("promote", f"{SCRIPTED}@1", "--reason", "scripted")
+    assert said.exit == 0, said
+    for server in deployment.urls:
+        assert deployment.ask(server, SCRIPTED).json() == {"predictions": answer_of("1")}
+    assert deployment.run("retire", SCRIPTED, "--reason", "seen").exit == 0
+
+
+def test_a_real_digit_is_read(deployment: Deployment, tmp_path: Path) -> None:
+    sample = tmp_path / "digit.json"
+    trained = subprocess.run(
+        [sys.executable, str(TRAINING), "--epochs", "2", "--sample", str(sample)],
+        env=os.environ | {"MLFLOW_TRACKING_URI": deployment.tracking_uri},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    digit = re.search(r"sample: a (\d)", trained.stdout)
+    assert digit
+
+    said = deployment.run("promote", "digits@1", "--reason", "trained")
+    assert said.exit == 0, said
+    for server in deployment.urls:
+        answer = deployment.ask(server, "digits", json=json.loads(sample.read_text()))
+        (row,) = answer.json()["predictions"]
+        assert row.index(max(row)) == int(digit[1])
+    assert deployment.run("retire", "digits", "--reason", "seen").exit == 0
