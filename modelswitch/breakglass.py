@@ -18,9 +18,7 @@ from modelswitch.errors import NoLongerServes, NothingToGoBackTo
 from modelswitch.fleet.protocol import Fleet, Published
 from modelswitch.ledger import Draft, Event, Ledger, ways_back
 from modelswitch.line import Kind, Line, Slot, version_of
-from modelswitch.pins import PinnedModel, Pins
-
-EPOCH = "break-glass-"
+from modelswitch.pins import BREAK_GLASS, PinnedModel, Pins
 
 
 def break_glass(
@@ -46,7 +44,7 @@ def break_glass(
         update={
             "models": {**published.pins.models, model: there},
             "generation": published.pins.generation + 1,
-            "epoch": EPOCH + uuid.uuid4().hex,
+            "epoch": BREAK_GLASS + uuid.uuid4().hex,
         }
     )
     story = {

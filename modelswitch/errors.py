@@ -14,6 +14,7 @@ ModelSwitchError                  exit 1
 ├── ArchiveError                           a version that cannot be built
 │   └── DigestMismatch                     bytes that are not what their digest says
 ├── PinsError                              a pins document that cannot be taken
+│   └── PinsTooNew                         its schema is of a later release
 ├── ServerError                            TorchServe refused, or its worker failed
 │   ├── ServerConflict                     the label is registered with other bytes
 │   ├── LoadFailed                         a worker that cannot load its model
@@ -101,6 +102,10 @@ class DigestMismatch(ArchiveError):
 
 class PinsError(ModelSwitchError):
     code = "pins"
+
+
+class PinsTooNew(PinsError):
+    code = "pins_too_new"
 
 
 class ServerError(ModelSwitchError):

@@ -92,8 +92,13 @@ def differences(
     reports: Iterable[Report],
     heads: Mapping[str, Event],
     now: datetime,
+    *,
+    unreadable: str | None = None,
 ) -> list[Difference]:
-    """Where the fleet's pins and the servers differ from what the ledger says."""
+    """Where the fleet's pins and the servers differ from what the ledger says.
+
+    `unreadable` says why the published pins cannot be read, if somebody has spoilt them.
+    """
     found: list[Difference] = []
     for model, event in sorted(heads.items()):
         if event.head.is_open:
@@ -107,20 +112,24 @@ def differences(
                     f"modelswitch resume {model}",
                 )
             )
-    found += _pins_differences(wanted, published)
+    found += _pins_differences(wanted, published, unreadable)
     roster = list(reports)
     if not roster and wanted.models:
         found.append(
             Difference("server", None, "fleet", "a server", "none has reported", "modelswitch up")
         )
+    # Break-glass pins are what servers should hold until the ledger is told of them.
+    stands = published if published is not None and published.is_break_glass else wanted
     for report in roster:
-        found += _server_differences(wanted, report, now)
+        found += _server_differences(stands, report, now)
     return found
 
 
-def _pins_differences(wanted: Pins, published: Pins | None) -> list[Difference]:
+def _pins_differences(
+    wanted: Pins, published: Pins | None, unreadable: str | None
+) -> list[Difference]:
     if published is None:
-        if not wanted.models:
+        if not wanted.models and unreadable is None:
             return []
         return [
             Difference(
@@ -128,19 +137,31 @@ def _pins_differences(wanted: Pins, published: Pins | None) -> list[Difference]:
                 None,
                 "fleet",
                 f"generation {wanted.generation}",
-                "nothing published",
+                unreadable or "nothing published",
                 "modelswitch resume",
             )
         ]
     if published.text == wanted.text:
         return []
-    above = published.generation > wanted.generation
-    fix = 'modelswitch resume --outrank --reason "…"' if above else "modelswitch resume"
     models = sorted(
         name
         for name in {*wanted.models, *published.models}
         if wanted.models.get(name) != published.models.get(name)
     )
+    if published.is_break_glass:
+        what = f"a break-glass rollback of {', '.join(models)}, which the ledger has not heard of"
+        return [
+            Difference(
+                "pins",
+                None,
+                "fleet",
+                f"generation {wanted.generation}",
+                f"generation {published.generation}: {what}",
+                "modelswitch resume records it",
+            )
+        ]
+    above = published.generation > wanted.generation
+    fix = 'modelswitch resume --outrank --reason "…"' if above else "modelswitch resume"
     return [
         Difference(
             "pins",
@@ -168,7 +189,7 @@ def _server_differences(wanted: Pins, report: Report, now: datetime) -> list[Dif
                 None,
                 where,
                 "a heartbeat",
-                f"none since {report.heartbeat_at.isoformat(timespec='seconds')}",
+                f"none: {report.why_silent}",
                 f"start it, or strike it off: modelswitch agent forget {report.server}",
             )
         ]

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from modelswitch.errors import PinsError
+from modelswitch.errors import PinsError, PinsTooNew
 from modelswitch.line import Head
 
 SCHEMA = 1
 MAX_BYTES = 1_000_000  # a ConfigMap holds less than 1 MiB
+BREAK_GLASS = "break-glass-"  # begins the epoch of pins that were published without the ledger
 
 Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)-[0-9a-f]{8}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -75,6 +76,10 @@ class Pins(_Strict):
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
+    def is_break_glass(self) -> bool:
+        return self.epoch.startswith(BREAK_GLASS)
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
@@ -86,7 +91,7 @@ def parse(text: str, *, source: str = "pins") -> Pins:
     except (ValueError, RecursionError) as error:
         raise PinsError(f"{source} is not JSON: {error}") from error
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
-        raise PinsError(
+        raise PinsTooNew(
             f"{source} has schema {data['schema']}, this release knows {SCHEMA}",
             next="upgrade modelswitch here before it is asked to follow these pins",
         )

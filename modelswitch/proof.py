@@ -12,14 +12,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelswitch.effects import tell
-from modelswitch.errors import FleetUnreachable, NotProven
+from modelswitch.errors import FleetUnreachable, NotProven, PinsError
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.line import Slot
+from modelswitch.pins import PinnedModel
 from modelswitch.reports import Proof as DefaultProof
 from modelswitch.reports import Report, State
 from modelswitch.settings import Timeouts
 
 POOL = "default"
+_LOOK_EVERY_S = 0.5
 _SLACK_S = 10.0  # an agent's fetch and verification come before its own load timeout
 
 
@@ -100,8 +102,8 @@ class Proof:
         if silent:
             names = ", ".join(r.server for r in silent)
             raise NotProven(
-                f"{model}@{slot.version} was not promoted: server {names} is down (last heard of "
-                f"{silent[0].heartbeat_at:%H:%M:%S} UTC). Nothing was changed.",
+                f"{model}@{slot.version} was not promoted: server {names} is down "
+                f"({silent[0].why_silent}). Nothing was changed.",
                 next="start it again, or strike it off the roster: "
                 f"modelswitch agent forget {silent[0].server}",
             )
@@ -117,12 +119,30 @@ class Proof:
                 return _Verdict(failed=True, error=found.error)
             return _Verdict(done=report.is_warm(model, slot.label, slot.workers))
 
-        return self._wait(judge, self.timeouts.load_s + _SLACK_S)
+        return self._wait(
+            judge,
+            self.timeouts.load_s + _SLACK_S,
+            meanwhile=lambda: self._is_pinned(model, lambda p: slot.label in p.slots),
+        )
 
     def wait_proven(self, model: str, slot: Slot, *, everyone: bool = False) -> Outcome:
         """`everyone`: also hear the others out when one failed, and wait for none that is down."""
         judge = self._judge_proven(model, slot)
-        return self._wait(judge, self.timeouts.prove_s, everyone=everyone)
+        return self._wait(
+            judge,
+            self.timeouts.prove_s,
+            meanwhile=lambda: self._is_pinned(model, lambda p: p.default == slot.label),
+            everyone=everyone,
+        )
+
+    def _is_pinned(self, model: str, as_wanted: Callable[[PinnedModel], bool]) -> bool:
+        """Whether the published pins still ask for it, or another command has moved on."""
+        try:
+            published = self.fleet.published()
+        except PinsError:  # somebody's rubbish: agents keep to what they have
+            return True
+        pinned = published.pins.models.get(model) if published else None
+        return pinned is not None and as_wanted(pinned)
 
     def _judge_proven(self, model: str, slot: Slot) -> Judge:
         def judge(report: Report) -> _Verdict:
@@ -134,8 +154,17 @@ class Proof:
 
         return judge
 
-    def _wait(self, judge: Judge, timeout_s: float, *, everyone: bool = False) -> Outcome:
+    def _wait(
+        self,
+        judge: Judge,
+        timeout_s: float,
+        *,
+        meanwhile: Callable[[], bool],
+        everyone: bool = False,
+    ) -> Outcome:
         """Until every server of the roster is done, or one failed, or time is up.
+
+        Given up, too, as soon as `meanwhile` does not hold: nobody will do it any more.
 
         A report counts from the generation published on. `everyone`: also hear the others out
         when one has failed, and do not wait for servers that are down.
@@ -143,7 +172,7 @@ class Proof:
         published = self.fleet.published()
         generation = published.pins.generation if published else 0
         servers: dict[str, ServerOutcome] = {}
-        started = time.monotonic()
+        started = looked = time.monotonic()
         for reports in self.fleet.watch(timeout_s):
             now = datetime.now(UTC)
             servers = {
@@ -160,12 +189,16 @@ class Proof:
             ended = {"proven", "failed", "down"} if everyone else {"proven"}
             if all(s in ended for s in states) or (not everyone and "failed" in states):
                 break
+            if time.monotonic() - looked > _LOOK_EVERY_S:
+                looked = time.monotonic()
+                if not meanwhile():
+                    break
         return Outcome(ok=False, servers=tuple(servers.values()))
 
 
 def _outcome(report: Report, judge: Judge, generation: int, now: datetime) -> ServerOutcome:
     if report.is_silent(now):
-        return ServerOutcome(report.server, "down", error="no heartbeat, it is down")
+        return ServerOutcome(report.server, "down", error=f"it is down ({report.why_silent})")
     verdict = judge(report) if report.generation >= generation else _Verdict()
     if verdict.done:
         proof = verdict.answer

@@ -48,10 +48,11 @@ class Publisher:
             standing = self.fleet.publish(pins, correlation_id=correlation_id())
             if standing.epoch != pins.epoch and self._record_break_glass(standing):
                 continue
-            if standing.generation <= pins.generation:
+            is_ours = standing.epoch == pins.epoch
+            if is_ours and standing.generation <= pins.generation:
                 return standing
             # A newer row was published meanwhile, or somebody else wrote into the fleet.
-            if self.ledger.snapshot().generation < standing.generation:
+            if not is_ours or self.ledger.snapshot().generation < standing.generation:
                 raise PinsError(
                     f"the published pins have generation {standing.generation}, the ledger is at "
                     f"{pins.generation}: something else wrote them",
@@ -63,7 +64,7 @@ class Publisher:
         published = self.fleet.published()
         if published is None or published.pins != standing:
             return True  # something newer was published meanwhile: look again
-        if not standing.epoch.startswith(breakglass.EPOCH):
+        if not standing.is_break_glass:
             return False
         if not breakglass.record(self.ledger, published):
             # Recorded, or of no consequence: the ledger's pins still must outrank its number.
@@ -79,6 +80,8 @@ class Publisher:
     def outrank(self, intent: Intent) -> Pins:
         """Publish the ledger's pins above a generation that something else has published."""
         published = self.fleet.published()
+        if published is not None and published.pins.is_break_glass:
+            return self.publish()  # recorded: what was left in need does not come back
         generation = self.ledger.snapshot().generation
         if published is not None and published.pins.generation >= generation:
             self._outrank(published, intent)

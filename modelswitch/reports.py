@@ -98,6 +98,13 @@ class Report(_Open):
     def is_silent(self, now: datetime) -> bool:
         return (now - self.heartbeat_at).total_seconds() > SILENT_AFTER_S
 
+    @property
+    def why_silent(self) -> str:
+        """What is said of a silent server. One without a `boot_id` has no report to be read."""
+        if not self.boot_id and self.error:
+            return self.error
+        return f"last heard of {self.heartbeat_at:%H:%M:%S} UTC"
+
     def slot(self, model: str, label: str) -> SlotReport:
         return self.models.get(model, ModelReport()).slot(label)
 

@@ -17,6 +17,7 @@ from modelswitch import pins as pinning
 from modelswitch.errors import (
     ModelSwitchError,
     NotFound,
+    PinsError,
     Refused,
     RegistryUnreachable,
     UsageError,
@@ -494,13 +495,18 @@ class ModelSwitch:
         """Where pins, servers and MLflow's marks are not as the ledger says."""
         snapshot = self.ledger.snapshot()
         wanted = self.pins()
-        published = self.fleet.published()
+        try:
+            published = self.fleet.published()
+            unreadable = None
+        except PinsError as error:
+            published, unreadable = None, error.message
         found = overview.differences(
             wanted,
             published.pins if published else None,
             self.fleet.reports(),
             snapshot.heads,
             datetime.now(UTC),
+            unreadable=unreadable,
         )
         return found + self.mirror.differences(snapshot.heads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import rich_click as click
@@ -11,7 +12,7 @@ from modelswitch.cli.documents import read_json
 from modelswitch.cli.output import Result
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import Verb, complete_model
-from modelswitch.errors import ServerError
+from modelswitch.errors import ServerError, Temporary
 
 PANEL = "Models"
 _TIMEOUT_S = 30.0
@@ -30,6 +31,7 @@ _TIMEOUT_S = 30.0
 @click.pass_obj
 def predict(session: Session, ref: str, source: Path) -> Result:
     """Ask what serves, or NAME@VERSION if that is loaded. Who answered is said on stderr."""
+    from modelswitch.line import Stage
     from modelswitch.refs import ModelRef, parse_ref
 
     wanted = parse_ref(ref)
@@ -39,6 +41,9 @@ def predict(session: Session, ref: str, source: Path) -> Result:
     answer = switch.predict(
         wanted.name, body, version=version, timeout_s=session.timeout_s or _TIMEOUT_S
     )
+    if answer.status == 503 and version is None:
+        with suppress(Temporary):  # the placeholder's words say nothing: is anything to answer?
+            switch.resolve(ModelRef(wanted.name, stage=Stage.PRODUCTION))
     if answer.status >= 400:
         raise ServerError(
             f"{ref} answered {answer.status}: {_message(answer.body)}",

@@ -12,13 +12,14 @@ import fcntl
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from modelswitch.effects import effect
-from modelswitch.errors import FleetUnreachable, PinsError
+from modelswitch.errors import FleetUnreachable, PinsError, PinsTooNew
 from modelswitch.files import write_whole
 from modelswitch.fleet.protocol import Published
 from modelswitch.pins import MAX_BYTES, Pins, parse
@@ -82,9 +83,9 @@ class FolderFleet:
         with _disk(self.path):
             files = sorted(self.reports_dir.glob("*.json"))
         for file in files:
-            # A report may be struck off, or be a stranger's, between the listing and the reading.
-            with contextlib.suppress(FileNotFoundError, ValidationError, UnicodeDecodeError):
-                found.append(Report.model_validate_json(file.read_text(encoding="utf-8")))
+            # It may be struck off between the listing and the reading.
+            with contextlib.suppress(FileNotFoundError):
+                found.append(_read(file))
         return tuple(found)
 
     def watch(self, timeout_s: float) -> Iterator[tuple[Report, ...]]:
@@ -148,9 +149,14 @@ class FolderFleet:
             self.reports_dir.mkdir(parents=True, exist_ok=True)
 
     def _standing(self) -> Pins | None:
-        """What stands, if it can be read at all: rubbish is written over."""
+        """What stands, if it can be read at all: rubbish is written over.
+
+        Raises PinsTooNew for what a later release has published.
+        """
         try:
             found = self.published()
+        except PinsTooNew:
+            raise
         except PinsError:
             return None
         return found.pins if found else None
@@ -168,6 +174,27 @@ class FolderFleet:
         with (self.path / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _read(file: Path) -> Report:
+    """A report, or one of a server that is down: none may vanish from the roster unnoticed."""
+    try:
+        report = Report.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError):
+        why = "cannot be read"
+    else:
+        if report.server == file.stem:
+            return report
+        why = f"says it is server {report.server}'s"
+    long_ago = datetime.fromtimestamp(0, UTC)
+    return Report(
+        server=file.stem,
+        boot_id="",
+        at=long_ago,
+        heartbeat_at=long_ago,
+        healthy=False,
+        error=f"its report {file} {why}",
+    )
 
 
 def _stays(standing: Pins, new: Pins) -> bool:

@@ -34,14 +34,18 @@ class Fleet(Protocol):
     ) -> Pins:
         """Make `pins` stand unless a higher generation does; returns what stands afterwards.
 
-        Pins of another epoch that are not older stay too: they are recorded first.
+        Pins of another epoch that are not older stay too: they are recorded first. Raises
+        PinsTooNew where a later release has published.
         """
 
     def published(self) -> Published | None:
         """What stands; None before the first publishing. Raises PinsError, FleetUnreachable."""
 
     def reports(self) -> tuple[Report, ...]:
-        """The latest report of each server of the roster, by name."""
+        """The latest report of each server of the roster, by name.
+
+        One that cannot be read stands as that of a server long down, with the reason as `error`.
+        """
 
     def watch(self, timeout_s: float) -> Iterator[tuple[Report, ...]]:
         """The reports now, at each change, and now and then, until `timeout_s` has passed."""

@@ -293,6 +293,19 @@ def test_two_break_glass_rollbacks_are_both_recorded(site: Site) -> None:
     assert site.fleet.published().pins.epoch == "main"
 
 
+def test_a_break_glass_rollback_is_recorded_and_not_outranked(site: Site) -> None:
+    one, two = site.slot("1"), site.slot("2")
+    site.promote(one)
+    site.promote(two)
+    site.moves.break_glass("digits", Intent("the database is away"))
+
+    site.moves.outrank(Intent("as diff would have us do with strangers' pins"))
+
+    assert site.ledger.history("digits")[0].reason == "the database is away"
+    assert site.ledger.head("digits").head.default == one
+    assert site.all_answer() == {"1"}
+
+
 def test_pins_written_by_somebody_else_are_outranked_only_when_asked(site: Site) -> None:
     one = site.slot("1")
     site.promote(one)

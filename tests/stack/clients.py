@@ -13,7 +13,7 @@ from tests.stack.models import MODEL, REQUEST, answer_of
 
 
 class Clients:
-    """Threads over all servers. Afterwards `answered` counts versions, `failed` and `wrong` tell."""
+    """Threads over all servers; `answered` counts by version, `failed` and `wrong` tell."""
 
     def __init__(self, urls: list[str], *, count: int = 8) -> None:
         self.urls = [f"{url}/predictions/{MODEL}" for url in urls]

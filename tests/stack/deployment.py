@@ -157,10 +157,17 @@ class Deployment:
         assert self.all_serve() == {default.version if default else None}
         self.switch.ledger.verify()
 
-    def pid(self, member: str) -> int:
+    def pid(self, member: str) -> int | None:
+        """None while it is dead and nobody has started it again."""
         state = read_state(self.settings)
-        assert state is not None
-        return state.members[member].pid
+        found = state.members.get(member) if state else None
+        return found.pid if found else None
+
+    def kill(self, member: str) -> int:
+        pid = self.pid(member)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        return pid
 
 
 def ended(process: subprocess.Popen[str], timeout_s: float = 120.0) -> Said:

@@ -12,7 +12,7 @@ RECIPE = {"response_timeout_s": 2}
 
 
 def answer_of(version: str) -> list[list[float]]:
-    """What `tiny` and `script` of this version say to REQUEST: each version multiplies by itself."""
+    """What `tiny` and `script` say to REQUEST: each version multiplies by its own number."""
     return [[float(version), 2.0 * float(version)]]
 
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.stack.deployment import Deployment, wait_for
 from tests.stack.models import MODEL, REQUEST, SCRIPTED, answer_of
-
-TRAINING = Path(__file__).parents[2] / "training" / "digits.py"
 
 
 def test_a_version_goes_to_production_and_back(deployment: Deployment, tmp_path: Path) -> None:
@@ -62,24 +56,3 @@ def test_torchscript_is_served_too(deployment: Deployment) -> None:
     for server in deployment.urls:
         assert deployment.ask(server, SCRIPTED).json() == {"predictions": answer_of("1")}
     assert deployment.run("retire", SCRIPTED, "--reason", "seen").exit == 0
-
-
-def test_a_real_digit_is_read(deployment: Deployment, tmp_path: Path) -> None:
-    sample = tmp_path / "digit.json"
-    trained = subprocess.run(
-        [sys.executable, str(TRAINING), "--epochs", "2", "--sample", str(sample)],
-        env=os.environ | {"MLFLOW_TRACKING_URI": deployment.tracking_uri},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    digit = re.search(r"sample: a (\d)", trained.stdout)
-    assert digit
-
-    said = deployment.run("promote", "digits@1", "--reason", "trained")
-    assert said.exit == 0, said
-    for server in deployment.urls:
-        answer = deployment.ask(server, "digits", json=json.loads(sample.read_text()))
-        (row,) = answer.json()["predictions"]
-        assert row.index(max(row)) == int(digit[1])
-    assert deployment.run("retire", "digits", "--reason", "seen").exit == 0

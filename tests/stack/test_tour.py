@@ -1,4 +1,6 @@
-"""The README's tour, run as it stands: every command, and what it is said to print.
+"""The README's tour and the guide to a first own model, run as they stand.
+
+Every command below a `$`, and what it is said to print; files are blocks that have a name.
 
 The stack is the session's, and other tests have used it: so `digits` gets a name of its own
 here, which makes the README's version numbers the right ones, and what differs from run to run
@@ -22,7 +24,8 @@ from modelswitch.local.stack import Stack
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "tour"
-RUN = re.compile(r"^run: ([0-9a-f]{32})$", re.MULTILINE)
+RUN = re.compile(r"\b(?:run: |runs:/)([0-9a-f]{32})")
+FILE = re.compile(r"^```\w+ (\S+\.\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ELIDED = "…"
 
 # curl is on nearly every machine, but the tests promise to need Python and make only.
@@ -57,13 +60,16 @@ class Step:
     shown: str
 
 
-def steps() -> list[Step]:
-    """The tour's commands, in order, of the model MODEL."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tour = text.partition("\n## A tour\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```console\n(.*?)^```$", tour, re.MULTILINE | re.DOTALL)
+def guide(name: str, section: str = "") -> str:
+    """The text of a guide, or of one section of it."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return text.partition(f"\n## {section}\n")[2].partition("\n## ")[0] if section else text
+
+
+def steps(text: str) -> list[Step]:
+    """The commands of a guide, in order."""
     found = []
-    for block in blocks:
+    for block in re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, shown = named(part).partition("\n")
             found.append(Step(command, shown))
@@ -103,45 +109,53 @@ def environment(stack: Stack, tmp_path: Path) -> Mapping[str, str]:
     }
 
 
-def test_the_tour_does_and_prints_what_the_readme_says(
-    environment: Mapping[str, str], stack: Stack, tmp_path: Path
+@pytest.mark.timeout(900)  # most of its commands import MLflow or torch
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        pytest.param(guide("README.md", "A tour"), MODEL, id="README"),
+        pytest.param(guide("docs/first-own-model.md"), "houses", id="first own model"),
+    ],
+)
+def test_a_guide_does_and_prints_what_it_says(
+    text: str, model: str, environment: Mapping[str, str], stack: Stack, tmp_path: Path
 ) -> None:
-    tour = steps()
-    assert len(tour) > 12
+    assert len(steps(text)) >= 5
+    for name, body in FILE.findall(text):
+        (tmp_path / name).write_text(body, encoding="utf-8")
 
     env = dict(environment)
-    runs: dict[str, str] = {}  # the README's run ids, and those of this run
+    runs: dict[str, str] = {}  # the guide's run ids, and those of this run
     try:
-        for step in tour:
+        for step in steps(text):
             if step.command.startswith("export "):
                 name, _, value = step.command.removeprefix("export ").partition("=")
                 env[name] = value
                 continue
             command = in_this_run(step.command, stack, runs)
-            done = subprocess.run(
-                ["sh", "-c", command],
-                cwd=tmp_path,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-                timeout=240,
-            )
-            elsewhere = command == "modelswitch diff" and MODEL not in done.stdout
-            if elsewhere and done.returncode == 3:  # of what another test has left
-                continue
-            assert done.returncode == 0, f"$ {command}\n{done.stdout}"
-            assert_shows(command, step.shown, done.stdout)
-            runs.update(zip(RUN.findall(step.shown), RUN.findall(done.stdout), strict=False))
+            code, printed = run(command, env, tmp_path)
+            if command == "modelswitch diff" and model not in printed and code == 3:
+                continue  # of what another test has left
+            assert code == 0, f"$ {command}\n{printed}"
+            assert_shows(command, step.shown, printed)
+            runs.update(zip(RUN.findall(step.shown), RUN.findall(printed), strict=False))
     finally:
-        subprocess.run(
-            ["modelswitch", "retire", MODEL, "--reason", "the tour is over", "--yes"],
-            env=env,
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            check=False,
-        )
+        run(f"modelswitch retire {model} --yes --reason 'the tour is over'", env, tmp_path)
+
+
+def run(command: str, env: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    """The exit code, and what a terminal would have shown."""
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    return done.returncode, done.stdout
 
 
 def in_this_run(command: str, stack: Stack, runs: Mapping[str, str]) -> str:
