@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from benchmarks import archive, cold, demo, machine, memory, start, switch, traffic
 from benchmarks.figures import Measured
@@ -42,7 +43,9 @@ class Benchmarks:
             "start": lambda: start.measure(self.stack),
             "cold": lambda: cold.measure(self.stack),
             "switch": lambda: switch.measure(self.stack),
-            "traffic": lambda: traffic.measure(self.stack, long=self._options.long),
+            "traffic": lambda: traffic.measure(
+                self.stack, self._options.cycles, long=self._options.long
+            ),
             "demo": demo.measure,
         }
 
@@ -58,40 +61,47 @@ def main() -> int:
         benchmarks = Benchmarks(options, stacks).by_name
         found = machine.describe()
         print(machine.text(found), flush=True)
-        done: list[object] = []
-        is_kept = True
-        for name in names:
-            if name in wanted:
-                is_kept &= _run(name, benchmarks[name], done)
-    document = {
-        "at": datetime.now(UTC).isoformat(),
-        "machine": found | {"load_after": machine.load()},
-        "benchmarks": done,
-    }
+        done: list[dict[str, Any]] = []
+        try:
+            for name in names:
+                if name in wanted:
+                    done.append(_run(name, benchmarks[name]))
+        except KeyboardInterrupt:
+            print("\ninterrupted: what follows was not measured", file=sys.stderr)
+        finally:
+            _write({"machine": found, "benchmarks": done})
+    return 0 if len(done) == len(set(wanted)) and all(one["kept"] for one in done) else 1
+
+
+def _write(document: dict[str, Any]) -> None:
+    at = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}.json"
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"\n{path}")
-    return 0 if is_kept else 1
+    path = RESULTS / f"{at:%Y-%m-%dT%H-%M-%SZ}.json"
+    text = json.dumps({"at": at.isoformat(), **document}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(f"\n{path}", flush=True)
 
 
-def _run(name: str, benchmark: Callable[[], Measured], done: list[object]) -> bool:
-    started = time.monotonic()
+def _run(name: str, benchmark: Callable[[], Measured]) -> dict[str, Any]:
+    """Measure and print; as JSON. `load` is the machine's, before and after."""
+    before, started = machine.load(), time.monotonic()
     try:
         measured = benchmark()
     except BenchmarkFailed as failed:
         print(f"\n{name}: {failed}", file=sys.stderr, flush=True)
-        done.append({"name": name, "kept": False, "failed": str(failed)})
-        return False
-    took_s = time.monotonic() - started
-    print(f"\n{measured.text}\n\n({name} took {took_s:.0f} s; load {machine.load()})", flush=True)
-    done.append(measured.to_json() | {"took_s": round(took_s, 1), "load": machine.load()})
-    return measured.is_kept
+        return {"name": name, "kept": False, "failed": str(failed)}
+    took_s, load = time.monotonic() - started, [before, machine.load()]
+    print(
+        f"\n{measured.text}\n\n({name} took {took_s:.0f} s; load {load[0]} to {load[1]})",
+        flush=True,
+    )
+    return measured.to_json() | {"took_s": round(took_s, 1), "load": load}
 
 
 def _options(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
+    parser.add_argument("--cycles", type=int, default=20, help="traffic: there and back again")
     parser.add_argument("--long", action="store_true", help="traffic: 100 cycles, 100,000 requests")
     parser.add_argument("--mib", type=int, default=512, help="archive: size of the weights")
     options = parser.parse_args()

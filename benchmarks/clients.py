@@ -1,4 +1,4 @@
-"""Clients that call the default path as fast as they are answered, and judge every answer.
+"""Clients that call the default path at a steady pace, and judge every answer.
 
 Nothing is asked twice: a connection that breaks is one failed request, and the next request
 opens another.
@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 30.0
+# Of each client: so many that something is always under way, and the machine is not saturated
+REQUESTS_A_SECOND = 25.0
 # As for golden answers
 RTOL, ATOL = 1e-4, 1e-5
 
@@ -98,10 +100,14 @@ class Client(threading.Thread):
     def run(self) -> None:
         connections = [connect(url) for url in self.servers]
         number = self.first
+        started = time.monotonic()
         while not self.stop.is_set():
             place = number % len(self.bodies)
             self.requests.append(self._ask(connections[number % len(connections)], place))
             number += 1
+            # One that was slow is not made up for: the pace is a limit
+            due = (time.monotonic() - started) * REQUESTS_A_SECOND
+            self.stop.wait((math.ceil(due) - due) / REQUESTS_A_SECOND)
         for connection in connections:
             connection.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 
@@ -98,10 +99,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def spread(name: str, values: Sequence[float], *, digits: int = 0) -> tuple[str, ...]:
-    """A row: the name, how many, least, median, p95 and greatest."""
-    points = (min(values, default=math.nan), percentile(values, 0.5), percentile(values, 0.95))
-    rest = (*points, max(values, default=math.nan))
-    return (name, str(len(values)), *(f"{value:.{digits}f}" for value in rest))
+    """A row: the name, how many, least, median, p95 and greatest; of at least one value."""
+    points = (min(values), median(values), percentile(values, 0.95), max(values))
+    return (name, str(len(values)), *(f"{value:.{digits}f}" for value in points))
 
 
 def spread_headings(what: str) -> tuple[str, ...]:

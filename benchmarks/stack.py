@@ -141,11 +141,13 @@ class RunningStack:
 
     def two_warm(self) -> tuple[str, str]:
         """Two versions that every server has loaded: the one that serves and its way back."""
-        while len(self.loaded()) < 2:
-            self.promote(self.train())
+        loaded = self.loaded()
+        while len(loaded) < 2:
+            left = [version for version in self.versions if version not in loaded]
+            self.promote(left[-1] if left else self.train())
+            loaded = self.loaded()
         self.wait_warm()
-        serving, way_back = self.loaded()[:2]
-        return serving, way_back
+        return loaded[0], loaded[1]
 
     def loaded(self) -> list[str]:
         """The versions that serve, or stand behind what serves, nearest first."""

@@ -1,4 +1,5 @@
-"""Switching forth and back under load: what eight clients, who never ask twice, get to see."""
+"""Switching forth and back under load: what eight clients, who never ask twice,
+get to see."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from benchmarks.stack import MODEL, MOST_SERVERS, BenchmarkFailed, RunningStack,
 CLIENTS = 8
 BODIES = 16
 PAUSE_REQUESTS = 200  # answered between two commands, so that there is something to compare with
-CYCLES, LONG_CYCLES = 20, 100
+LONG_CYCLES = 100
 LONG_REQUESTS = 100_000
 LOOK_S = 0.02
 
@@ -31,7 +32,7 @@ class Window:
     ended: float
 
 
-def measure(stack: RunningStack, *, long: bool = False) -> Measured:
+def measure(stack: RunningStack, cycles: int, *, long: bool = False) -> Measured:
     """A cycle is two switches: to the other version, and back again."""
     stack.grow(MOST_SERVERS)
     versions = stack.two_warm()
@@ -46,7 +47,7 @@ def measure(stack: RunningStack, *, long: bool = False) -> Measured:
     for client in clients:
         client.start()
     try:
-        windows = _switch(stack, versions, clients, LONG_CYCLES if long else CYCLES)
+        windows = _switch(stack, versions, clients, LONG_CYCLES if long else cycles)
         _wait(clients, LONG_REQUESTS if long else 0)
     finally:
         stop.set()

@@ -104,7 +104,7 @@ class Moves:
         event = self.ledger.head(model)
         shown = event.head.default if event else None
         if event is None or shown is None:
-            raise NothingToGoBackTo(f"nothing of {model} serves, so there is nothing to leave")
+            raise NothingToGoBackTo(f"{model}: no version serves, so there is nothing to leave")
         if leaves is not None and not shown.is_named(leaves):
             raise self.no_longer(model, leaves, event)
         while True:

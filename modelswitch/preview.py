@@ -41,7 +41,7 @@ class Preview:
         serving = [f"{self.model}@{version}" for version in self.serving]
         waits = [f"{self.model}@{version}" for version in self.candidates]
         return [
-            f"would {self.action} {self.model}: {_at(self.model, self.before)} → "
+            f"{self.model}: would {self.action}: {_at(self.model, self.before)} → "
             f"{_at(self.model, self.after)} on {', '.join(self.servers) or 'no server'}",
             f"  Production: {serving[0] if serving else 'nothing'}"
             f" · ways back: {', '.join(serving[1:]) or 'none'}"
@@ -98,7 +98,7 @@ class Previews:
         event = self.ledger.head(model)
         shown = event.head.default if event else None
         if event is None or shown is None:
-            raise NothingToGoBackTo(f"nothing of {model} serves, so there is nothing to leave")
+            raise NothingToGoBackTo(f"{model}: no version serves, so there is nothing to leave")
         if leaves is not None and not shown.is_named(leaves):
             raise self.moves.no_longer(model, leaves, event)
         target = self.moves.gone_back(model, event.head, ways_back(self.ledger.history(model)))

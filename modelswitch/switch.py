@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from modelswitch import overview
 from modelswitch import pins as pinning
 from modelswitch.errors import (
+    AtWork,
     ModelSwitchError,
     NotFound,
     PinsError,
@@ -354,7 +355,7 @@ class ModelSwitch:
         """The slot that a reference names in the line; None for a bare name."""
         event = self.ledger.head(ref.name)
         if event is None:
-            raise NotFound(f"nothing of {ref.name} was ever staged", next="modelswitch models")
+            raise NotFound(f"{ref.name}: no version was ever staged", next="modelswitch models")
         if ref == ModelRef(ref.name):
             return None
         number = self.resolve(ref)
@@ -382,19 +383,31 @@ class ModelSwitch:
     def resume(
         self, model: str | None = None, *, now: bool = False, outrank: str | None = None
     ) -> list[Switched]:
-        """Conclude whatever is open, publish what the ledger says, catch the marks up."""
+        """Conclude whatever is open, publish what the ledger says, catch the marks up.
+
+        Raises NotFound for a model that no row speaks of, AtWork while a command lives.
+        """
         if outrank is not None:
             self.moves.outrank(self._intent(outrank))
         else:
             self.moves.publish()
         concluded = []
-        names = [model] if model else sorted(self.ledger.heads())
-        for name in names:
-            moved = self.moves.conclude(name, self._intent("resume"), now=now)
+        heads = self.ledger.heads()
+        if model is not None and model not in heads:
+            raise NotFound(f"{model}: no version was ever staged", next="modelswitch models")
+        at_work: AtWork | None = None
+        for name in [model] if model else sorted(heads):
+            try:
+                moved = self.moves.conclude(name, self._intent("resume"), now=now)
+            except AtWork as error:  # told when the others are concluded
+                at_work = at_work or error
+                continue
             if moved is not None:
                 concluded.append(self._marked(moved))
             else:
                 self.mark(name)
+        if at_work is not None:
+            raise at_work
         return concluded
 
     def adopt(self, ref: ModelRef, reason: str) -> Switched:

@@ -27,6 +27,7 @@ from modelswitch.archive.verify import verify
 from modelswitch.archive.writer import write
 from modelswitch.effects import effect
 from modelswitch.errors import ArchiveError
+from modelswitch.garbage import uncollected
 from modelswitch.line import label_of
 from modelswitch.refs import check_name
 from modelswitch.reports import Environment
@@ -191,7 +192,7 @@ def _first_row(value: Any) -> Any:
 
 def _predictor(source: VersionSource) -> Callable[[Any], Any]:
     """MLflow's predict on JSON, as `mlflow models serve` would answer; loads the model."""
-    with _as_archive_error(source, "MLflow cannot load it"):
+    with _as_archive_error(source, "MLflow cannot load it"), uncollected():
         from mlflow import pyfunc
         from mlflow.pyfunc.scoring_server import infer_and_parse_data, predictions_to_json
 

@@ -50,7 +50,7 @@ def register(
     with session.steps(name):
         version = session.switch.register(uri, name, tags=pairs, **documents)
     word = "is registered" if version.is_new else "stands registered already"
-    line = f"{version} {word}. modelswitch promote {version} --to staging"
+    line = f'{version} {word}. modelswitch promote {version} --to staging --reason "…"'
     data = {
         "model": version.model,
         "version": version.version,

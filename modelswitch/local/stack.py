@@ -181,8 +181,8 @@ class Stack:
         fewer = servers is not None and servers < standing.servers
         if fewer or (port_base is not None and port_base != standing.port_base):
             raise StackError(
-                f"the stack runs with {standing.servers} servers on port base "
-                f"{standing.port_base}, and neither can be changed while it does",
+                f"the stack was started with --servers {standing.servers} on port base "
+                f"{standing.port_base}, and neither can be changed while it stands",
                 next="modelswitch down, then up again",
             )
         more = {"servers": servers or standing.servers, "agents": standing.agents or bool(agents)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from modelswitch.errors import (
     RegistryUnreachable,
     SettingsError,
 )
+from modelswitch.garbage import uncollected
 
 CONNECT_TIMEOUT_S = 3.0
 TRANSFER_TIMEOUT_S = 600  # a proxying MLflow fetches a whole file before it sends a byte
@@ -124,15 +124,8 @@ def patience() -> Iterator[None]:
 def _client_class() -> Any:
     """Import MLflow as quickly and quietly as it goes."""
     _set_defaults()
-    # The import makes some hundred thousand objects that stay: looking for garbage among them
-    # would cost a seventh of its time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():
         from mlflow import MlflowClient
-    finally:
-        if collecting:
-            gc.enable()
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     return MlflowClient
 

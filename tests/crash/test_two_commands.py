@@ -16,7 +16,7 @@ from modelswitch.line import Kind
 from modelswitch.moves import Intent
 from tests.crash.story import assert_one_story
 from tests.site import Site, wait_for
-from tests.terminal import Terminal
+from tests.terminal import MemoryRegistry, Terminal, TwinSwitch
 
 
 @pytest.fixture
@@ -75,6 +75,17 @@ def test_a_second_command_is_told_who_is_at_work(site: Site, loading: InTheMiddl
         site.moves.conclude("digits", Intent("resume"))
     let_load(site)
     wait_for(lambda: site.all_answer() == {"2"})
+
+
+def test_resume_concludes_the_others_while_one_is_at_work(site: Site, loading: InTheMiddle) -> None:
+    with site.moves._at_work("zeta") as work:
+        target = work.head.line.staged(site.slot("1", "zeta"))
+        work.append(work.head.prepare(target), "stage", Intent("will be killed"))
+    switch = TwinSwitch(site, MemoryRegistry(), None)
+    with pytest.raises(AtWork, match="digits"):
+        switch.resume()
+    assert not site.ledger.head("zeta").head.is_open
+    assert site.ledger.head("digits").head.is_open
 
 
 def test_resume_now_wins_and_the_living_command_is_told(site: Site, loading: InTheMiddle) -> None:

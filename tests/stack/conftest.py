@@ -21,8 +21,8 @@ SETTINGS = """
 servers = {servers}
 port_base = {port_base}
 [timeouts]
-load_s = 30
-prove_s = 15
+load_s = 45
+prove_s = 30
 unload_s = 20
 """
 

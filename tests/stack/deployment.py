@@ -26,7 +26,7 @@ from modelswitch.switch import ModelSwitch
 from tests.stack.models import MODEL, REQUEST, answer_of
 
 T = TypeVar("T")
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 WHY = Intent("a test of the stack")
 
 

@@ -73,7 +73,7 @@ def test_a_handler_that_raises_is_staged_under_load_and_no_call_notices(
 @pytest.mark.parametrize(
     ("version", "handler", "why"),
     [
-        ("92", HANGS, "no worker was READY within 30 s"),
+        ("92", HANGS, "no worker was READY within 45 s"),
         ("93", EXITS, "process ended by itself"),
         ("94", "", "golden request wrong"),
     ],

@@ -20,7 +20,11 @@ from modelswitch.settings import _OTHER_VARIABLES, PREFIX, Settings, _section
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"))
+    for path in (
+        *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "terraform").rglob("*.md"),
+    )
 )
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORDS_OF_PROSE = {"VERB"}
