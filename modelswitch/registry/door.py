@@ -20,6 +20,7 @@ from modelswitch.errors import (
     SettingsError,
 )
 from modelswitch.garbage import uncollected
+from modelswitch.registry.rest import Rest, RestError, is_enough
 
 CONNECT_TIMEOUT_S = 3.0
 TRANSFER_TIMEOUT_S = 600  # a proxying MLflow fetches a whole file before it sends a byte
@@ -50,6 +51,29 @@ class Door:
             )
         self.tracking_uri = tracking_uri.rstrip("/")
         self._client: Any = None
+        self._rest: Rest | None = None
+
+    def quick(self, call: Callable[[Any], T]) -> T:
+        """Like `call`, by REST alone where the login allows it, so that MLflow is not imported.
+
+        Only for what `Rest` has: reads of the registry, and marks.
+        """
+        if not is_enough():
+            return self.call(call)
+        import httpx
+
+        if self._rest is None:
+            self._knock()
+            _set_defaults()
+            self._rest = Rest(self.tracking_uri)
+        try:
+            return call(self._rest)
+        except RestError as error:
+            if error.error_code in _AWAY:
+                raise self._unreachable(_first_line(error.message)) from error
+            raise self._ours(error.error_code, error.message) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(_first_line(error)) from error
 
     def call(self, call: Callable[[Any], T]) -> T:
         """`call(client)`; raises RegistryUnreachable, Refused or NotFound for MLflow's errors."""
@@ -57,12 +81,14 @@ class Door:
             self._knock()
             # The registry's URI too: else a variable could name another one than the settings.
             self._client = _client_class()(self.tracking_uri, self.tracking_uri)
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException, RestException
 
         try:
             return call(self._client)
         except MlflowException as error:
-            raise self._ours(error) from error
+            if not isinstance(error, RestException) or error.error_code in _AWAY:
+                raise self._unreachable(_first_line(_innermost(error))) from error
+            raise self._ours(error.error_code, error.message) from error
         except OSError as error:  # the exceptions of requests are OSErrors; so is a full disk
             if error.errno is not None:
                 raise ArchiveError(
@@ -82,11 +108,8 @@ class Door:
         except OSError as error:
             raise self._unreachable(_first_line(error)) from error
 
-    def _ours(self, error: Any) -> ModelSwitchError:
-        from mlflow.exceptions import RestException
-
-        code = error.error_code
-        message = _first_line(error.message).removeprefix(f"{code}: ")
+    def _ours(self, code: str, said: str) -> ModelSwitchError:
+        message = _first_line(said).removeprefix(f"{code}: ")
         if code in _NOT_ALLOWED:
             return Refused(
                 f"MLflow at {self.tracking_uri} does not allow it: {message}",
@@ -97,8 +120,6 @@ class Door:
             return NotFound(
                 f"MLflow at {self.tracking_uri}: {message}", next=f"see {self.tracking_uri}"
             )
-        if not isinstance(error, RestException) or code in _AWAY:
-            return self._unreachable(_first_line(_innermost(error)))
         return Refused(f"MLflow at {self.tracking_uri} refused: {message}")
 
     def _unreachable(self, why: str) -> RegistryUnreachable:

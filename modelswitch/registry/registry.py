@@ -46,17 +46,17 @@ class Registry:
 
     def ping(self) -> None:
         """Return if an MLflow registry answers here."""
-        self._door.call(lambda client: client.search_registered_models(max_results=1))
+        self._door.quick(lambda client: client.search_registered_models(max_results=1))
 
     def models(self) -> tuple[RegisteredModel, ...]:
         """All registered models, by name."""
-        found = self._door.call(lambda client: _pages(client.search_registered_models))
+        found = self._door.quick(lambda client: _pages(client.search_registered_models))
         return tuple(sorted((read_model(m) for m in found), key=lambda m: m.name))
 
     def get_model(self, model: str) -> RegisteredModel:
         """Raises NotFound with the nearest names."""
         try:
-            return read_model(self._door.call(lambda client: client.get_registered_model(model)))
+            return read_model(self._door.quick(lambda client: client.get_registered_model(model)))
         except NotFound as error:
             raise self._no_model(model) from error
 
@@ -71,7 +71,7 @@ class Registry:
     def find_version(self, model: str, version: str) -> ModelVersion | None:
         try:
             return read_version(
-                self._door.call(lambda client: client.get_model_version(model, version))
+                self._door.quick(lambda client: client.get_model_version(model, version))
             )
         except NotFound:
             return None
@@ -174,13 +174,13 @@ class Registry:
     # What `marks` writes
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
-        self._door.call(lambda client: client.set_registered_model_alias(model, alias, version))
+        self._door.quick(lambda client: client.set_registered_model_alias(model, alias, version))
 
     def set_tag(self, model: str, version: str, key: str, value: str) -> None:
-        self._door.call(lambda client: client.set_model_version_tag(model, version, key, value))
+        self._door.quick(lambda client: client.set_model_version_tag(model, version, key, value))
 
     def delete_tag(self, model: str, version: str, key: str) -> None:
-        self._door.call(lambda client: client.delete_model_version_tag(model, version, key))
+        self._door.quick(lambda client: client.delete_model_version_tag(model, version, key))
 
     def set_stage(self, model: str, version: str, stage: str) -> None:
         """`stage` in MLflow's capitals. Other versions keep theirs."""
@@ -193,19 +193,19 @@ class Registry:
                 # it leaves several Production versions, and deadlocks.
                 client.transition_model_version_stage(model, version, stage)
 
-        self._door.call(transition)
+        self._door.quick(transition)
 
     def _search(self, model: str, condition: str = "") -> list[ModelVersion]:
         """The versions that meet a condition, the newest first, without their aliases."""
         asked = f"name = {_quoted(model)}" + (f" and {condition}" if condition else "")
-        found = self._door.call(
+        found = self._door.quick(
             lambda client: _pages(client.search_model_versions, filter_string=asked)
         )
         return sorted((read_version(v) for v in found), key=lambda v: -int(v.version))
 
     def _ensure_model(self, name: str) -> None:
         asked = f"name = {_quoted(name)}"
-        if self._door.call(lambda client: client.search_registered_models(asked)):
+        if self._door.quick(lambda client: client.search_registered_models(asked)):
             return
         try:
             self._door.call(lambda client: client.create_registered_model(name))

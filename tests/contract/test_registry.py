@@ -304,7 +304,7 @@ def test_an_mlflow_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("status", "body", "error", "says"),
     [
-        (200, "<html>a router</html>", RegistryUnreachable, "not in a valid JSON format"),
+        (200, "<html>a router</html>", RegistryUnreachable, "not MLflow.s JSON"),
         (404, "not here", RegistryUnreachable, "404"),
         (502, "bad gateway", RegistryUnreachable, "502"),
         (401, "who are you?", Refused, "who are you"),
@@ -458,21 +458,42 @@ def test_a_model_deleted_in_mlflow_is_told(registry: Registry, client: Any, thre
 def test_the_first_look_and_a_switch_take_few_calls(
     registry: Registry, three: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import requests
+    import httpx
 
     write(registry, wanted(three, Line((slot(2),), (slot(3),))))
     calls: list[str] = []
-    send = requests.Session.request
+    send = httpx.Client.send
 
-    def counted(self: Any, method: str, url: str, **options: Any) -> Any:
-        calls.append(method)
-        return send(self, method, url, **options)
+    def counted(self: Any, request: httpx.Request, **options: Any) -> Any:
+        calls.append(request.method)
+        return send(self, request, **options)
 
-    monkeypatch.setattr(requests.Session, "request", counted)
+    monkeypatch.setattr(httpx.Client, "send", counted)
 
     write(registry, wanted(three, Line((slot(3), slot(2)))))
 
-    # Two to look, one each for the alias, two stages and two tags, two to look again. MLflow's
-    # client asks once more before each of its writes.
+    # Two to look, one each for the alias, two stages and two tags, two to look again.
     assert calls.count("POST") == 5
-    assert len(calls) == 2 + 2 * 5 + 2
+    assert len(calls) == 2 + 5 + 2
+
+
+def test_a_login_that_only_mlflows_client_knows_goes_through_it(
+    registry: Registry, three: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    asked: list[str] = []
+    get = mlflow.MlflowClient.get_registered_model
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "")
+    monkeypatch.setattr("modelswitch.registry.door.is_enough", lambda: False)
+    monkeypatch.setattr(
+        mlflow.MlflowClient,
+        "get_registered_model",
+        lambda self, name: asked.append(name) or get(self, name),
+    )
+
+    by_client = registry.versions(three)
+
+    monkeypatch.undo()
+    assert asked == [three]
+    assert by_client == registry.versions(three)

@@ -115,11 +115,21 @@ class Deployment:
         event = self.switch.ledger.head(MODEL)
         return event.head.line if event else Line()
 
-    def stand(self, default: str, back: str) -> None:
-        """Let `tiny` serve `default` with `back` as its way back, whatever was before."""
+    def clear(self) -> None:
+        """Let nothing of `tiny` be loaded, and all of it be allowed."""
+        self._settle()
+        if self.line.slots:
+            self.switch.moves.retire(MODEL, None, WHY)
+        wait_for(lambda: self.all_serve() == {None})
+
+    def _settle(self) -> None:
         self.switch.resume(now=True)
         for entry in quarantine(self.switch.ledger.history(MODEL)):
             self.switch.moves.lift(MODEL, entry.slot.version, WHY)
+
+    def stand(self, default: str, back: str) -> None:
+        """Let `tiny` serve `default` with `back` as its way back, whatever was before."""
+        self._settle()
         line = self.line
         if [slot.version for slot in line.serving] != [default, back]:
             for version in (back, default):

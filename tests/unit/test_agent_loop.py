@@ -19,7 +19,7 @@ from modelswitch.fleet import FolderFleet
 from modelswitch.line import Slot
 from modelswitch.pins import PinnedModel, PinnedSlot, Pins
 from modelswitch.reports import Report, State
-from modelswitch.servers.protocol import Answer
+from modelswitch.servers.protocol import Answer, ServedModel
 from modelswitch.servers.twin import TwinServer
 from modelswitch.settings import Timeouts
 from modelswitch.store import FsspecStore
@@ -36,6 +36,7 @@ class SlowTwin(TwinServer):
         self.default_path_waits: dict[str, asyncio.Event] = {}
         self.unregistering: set[str] = set()
         self.asked_for_what_goes: list[str] = []
+        self.looks = 0
         self.is_confused = False
         self.keeps_all = False
 
@@ -43,6 +44,10 @@ class SlowTwin(TwinServer):
         if self.is_confused:
             raise ServerError("the models could not be listed: answered 500")
         return await super().models()
+
+    async def describe(self, model: str) -> ServedModel | None:
+        self.looks += 1
+        return await super().describe(model)
 
     async def register(self, model: str, label: str, archive: str, **more: Any) -> None:
         if label in self.register_waits:
@@ -150,7 +155,7 @@ async def test_it_ends_when_it_is_cancelled_in_the_moment_it_is_woken(
     agent = house.agent()
     task = asyncio.create_task(agent.run())
     await house.until(lambda report: report)
-    await asyncio.sleep(0.05)  # so that it rests
+    await _until(lambda: agent._wake._waiters)  # type: ignore[attr-defined]
     agent._wake.set()
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -206,7 +211,8 @@ async def test_a_slot_pinned_again_while_it_is_unregistered_does_not_fail(house:
         await _until(lambda: two.label in house.twin.unregistering)
         house.pin(one, two)
         await house.until(lambda r: r)
-        await asyncio.sleep(0.7)  # more than a pass
+        looks = house.twin.looks
+        await _until(lambda: house.twin.looks > looks + 2)
         gone.set()
         report = await house.until(
             lambda r: r.slot("digits", two.label).state in (State.PROVEN, State.FAILED)

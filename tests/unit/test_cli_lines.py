@@ -140,7 +140,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(terminal: Terminal
     rows = terminal.site.ledger.history()
     said = terminal("promote", "digits@2", "--to", to, "--dry-run")
     assert said.exit == 3
-    assert f"would promote to {to} digits: digits@1 → digits@2 on a, b" in said.out
+    assert f"digits: would promote to {to}: digits@1 → digits@2 on a, b" in said.out
     assert "the archive of digits@2 would be built first" in said.out
     assert terminal.site.ledger.history() == rows
     done = terminal("promote", "digits@1", "--dry-run")
