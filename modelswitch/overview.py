@@ -189,7 +189,7 @@ def _server_differences(wanted: Pins, report: Report, now: datetime) -> list[Dif
                 None,
                 where,
                 "a heartbeat",
-                f"none: {report.why_silent}",
+                report.why_silent,
                 f"start it, or strike it off: modelswitch agent forget {report.server}",
             )
         ]

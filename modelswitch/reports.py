@@ -103,7 +103,7 @@ class Report(_Open):
         """What is said of a silent server. One without a `boot_id` has no report to be read."""
         if not self.boot_id and self.error:
             return self.error
-        return f"last heard of {self.heartbeat_at:%H:%M:%S} UTC"
+        return f"no heartbeat since {self.heartbeat_at.isoformat(timespec='seconds')}"
 
     def slot(self, model: str, label: str) -> SlotReport:
         return self.models.get(model, ModelReport()).slot(label)

@@ -158,9 +158,8 @@ def _fleet(session: Session) -> Iterator[Check]:
     for report in reports:
         name = f"agent {report.server}"
         if report.is_silent(now):
-            found = f"no heartbeat since {report.heartbeat_at.isoformat(timespec='seconds')}"
             fix = f"start it, or modelswitch agent forget {report.server}"
-            yield Check(name, FAIL, found, fix)
+            yield Check(name, FAIL, report.why_silent, fix)
         elif report.error or not report.healthy:
             yield Check(name, FAIL, report.error or "not healthy", "modelswitch status")
         else:

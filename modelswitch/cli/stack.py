@@ -129,7 +129,7 @@ def _stack_lines(status: StackStatus | None) -> list[str | Table]:
 def _server_data(report: Report, generation: int, now: datetime) -> dict[str, Any]:
     why_not = None
     if report.is_silent(now):
-        why_not = f"down: no heartbeat since {report.heartbeat_at.isoformat(timespec='seconds')}"
+        why_not = f"down: {report.why_silent}"
     elif not report.healthy or report.error:
         why_not = report.error or "not healthy"
     elif report.generation != generation:
