@@ -6,7 +6,7 @@ a warm switch proves first and imports MLflow afterwards, for the marks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,34 +19,31 @@ from modelswitch.errors import (
     ModelSwitchError,
     NotFound,
     PinsError,
-    Refused,
     RegistryUnreachable,
     UsageError,
 )
-from modelswitch.fleet import FolderFleet
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import (
     Entry,
     Event,
     Ledger,
     MemoryLedger,
-    find_quarantine,
     quarantine,
-    served_versions,
 )
-from modelswitch.line import Slot, Stage, stage_of
+from modelswitch.line import Slot, Stage
 from modelswitch.moves import Intent, Moved, Moves
 from modelswitch.pins import Pins
 from modelswitch.refs import ModelRef
 from modelswitch.reports import Report
+from modelswitch.rooms import Rooms
 from modelswitch.settings import Settings
+from modelswitch.versions import Shown, Versions
 
 if TYPE_CHECKING:
-    from modelswitch.archive.document import Document
     from modelswitch.builds import Built
     from modelswitch.local.addresses import Addresses
     from modelswitch.mirror import Mirror
-    from modelswitch.preview import Preview, Previews
+    from modelswitch.moves.preview import Preview, Previews
     from modelswitch.registry import ModelVersion, Registry
     from modelswitch.servers.protocol import Answer
     from modelswitch.store import ArchiveStore
@@ -59,19 +56,6 @@ class Switched:
     moved: Moved
     marks: str
     marks_error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """All that is known of one version; `slots` are its archives in the line or in history."""
-
-    ref: ModelRef
-    stage: Stage
-    version: ModelVersion | None
-    slots: tuple[Slot, ...]
-    documents: Mapping[str, Document]
-    quarantined: Entry | None
-    rows: tuple[Event, ...]
 
 
 class ModelSwitch:
@@ -89,40 +73,28 @@ class ModelSwitch:
     ) -> None:
         self.settings = settings
         self.actor = actor
-        given = {"ledger": ledger, "fleet": fleet, "store": store, "registry": registry}
-        for name, room in given.items():
-            if room is not None:
-                self.__dict__[name] = room  # fills the cached property of that name
+        self.rooms = Rooms(settings, ledger=ledger, fleet=fleet, store=store, registry=registry)
+        self.versions = Versions(self.rooms)
 
-    # Rooms, opened when first used
-
-    @cached_property
+    @property
     def addresses(self) -> Addresses:
-        from modelswitch.local.addresses import addresses
+        return self.rooms.addresses
 
-        return addresses(self.settings)
-
-    @cached_property
+    @property
     def ledger(self) -> Ledger:
-        from modelswitch.ledger import open_ledger
+        return self.rooms.ledger
 
-        return open_ledger(self.addresses.database_url, self.settings.deployment)
-
-    @cached_property
+    @property
     def fleet(self) -> Fleet:
-        return FolderFleet(self.settings.fleet_path)
+        return self.rooms.fleet
 
-    @cached_property
+    @property
     def store(self) -> ArchiveStore:
-        from modelswitch.store import FsspecStore
+        return self.rooms.store
 
-        return FsspecStore(self.settings.store)
-
-    @cached_property
+    @property
     def registry(self) -> Registry:
-        from modelswitch.registry import Registry
-
-        return Registry(self.addresses.tracking_uri)
+        return self.rooms.registry
 
     @cached_property
     def moves(self) -> Moves:
@@ -172,54 +144,11 @@ class ModelSwitch:
 
     def show(self, ref: ModelRef) -> Shown:
         """All that is known of a version; raises NotFound."""
-        rows = self.ledger.history(ref.name)
-        if ref.version is None and ref.stage is None and ref.alias is None:
-            ref = replace(ref, stage=Stage.PRODUCTION)
-        number = self.resolve(ref)
-        known = [s for s in _slots_of(rows) if s.version == number and _fits(s, ref)]
-        try:
-            version: ModelVersion | None = self.registry.get_version(ref.name, number)
-        except RegistryUnreachable:
-            version = None
-        except NotFound:
-            version = None
-            if not known:
-                raise
-        documents = {s.digest: d for s in known if (d := self._document(s.digest)) is not None}
-        head = next((e for e in rows if not e.is_note), None)
-        entries = [e for e in quarantine(rows) if e.slot.version == number]
-        return Shown(
-            ref=ModelRef(ref.name, version=number),
-            stage=(
-                stage_of(number, head.head.standing, served_versions(rows)) if head else Stage.NONE
-            ),
-            version=version,
-            slots=tuple(known),
-            documents=documents,
-            quarantined=entries[-1] if entries else None,
-            rows=tuple(e for e in rows if _concerns(e, number)),
-        )
+        return self.versions.show(ref)
 
     def resolve(self, ref: ModelRef) -> str:
         """The version a reference means now; raises NotFound or UsageError."""
-        if ref.version is not None:
-            return ref.version
-        if ref.alias is not None:
-            return self.registry.resolve_alias(ref.name, ref.alias)
-        if ref.stage is None:
-            raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
-        event = self.ledger.head(ref.name)
-        line = event.head.standing if event else None
-        found = {
-            Stage.PRODUCTION: line.default if line else None,
-            Stage.STAGING: line.candidates[-1] if line and line.candidates else None,
-        }.get(ref.stage)
-        if found is None:
-            raise NotFound(
-                f"{ref.name} has no version in {ref.stage}",
-                next=f"name a version: modelswitch show {ref.name}@1; or modelswitch models",
-            )
-        return found.version
+        return self.versions.resolve(ref)
 
     # Archives
 
@@ -247,52 +176,14 @@ class ModelSwitch:
         """Build again, with the recorded golden answer, and tell where the bytes differ."""
         from modelswitch.builds import Builds
 
-        number = self.resolve(ref)
-        version = self.registry.get_version(ref.name, number)
-        known = [s for s in _slots_of(self.ledger.history(ref.name)) if s.version == number]
-        slot = next((s for s in known if _fits(s, ref)), None)
+        version = self.registry.get_version(ref.name, self.resolve(ref))
+        slot = self.versions.find_archive(ref)
         return Builds(self.registry, self.store, {}).check(version, slot)
-
-    def _document(self, digest: str) -> Document | None:
-        from modelswitch.archive.verify import read_document
-
-        try:
-            with self.store.open(digest) as stream:
-                return read_document(stream)[0]
-        except ModelSwitchError:
-            return None
 
     def _slot(self, ref: ModelRef, *, golden: bool, recipe: Mapping[str, Any] | None) -> Slot:
         """The slot a promotion means: one that is loaded already, else a built one."""
-        known = self._find_slot(ref, recipe)
+        known = self.versions.find_slot(ref, recipe)
         return known or self.build(ref, golden=golden, recipe=recipe).slot
-
-    def _find_slot(self, ref: ModelRef, recipe: Mapping[str, Any] | None) -> Slot | None:
-        """The slot that needs no build; raises Quarantined before a build that leads nowhere."""
-        if ref.version is None and ref.alias is None and ref.stage is None:
-            raise UsageError(f"{ref} names no version", next=f"modelswitch promote {ref.name}@3")
-        number = self.resolve(ref)
-        event = self.ledger.head(ref.name)
-        line = event.head.line if event else None
-        loaded = [s for s in (line.slots if line else ()) if s.version == number and _fits(s, ref)]
-        if recipe is None and len(loaded) == 1:
-            return loaded[0]
-        if recipe is None and len(loaded) > 1:
-            names = ", ".join(f"{ref.name}@{s.version}:{s.label.partition('-')[2]}" for s in loaded)
-            raise UsageError(f"{ref} is loaded with several recipes", next=f"one of: {names}")
-        rows = self.ledger.history(ref.name)
-        entry = find_quarantine(
-            [e for e in quarantine(rows) if e.whole_version],
-            Slot(number, "sha256:" + "0" * 64),
-        )
-        if entry is not None:
-            self.moves.refuse_quarantined(ref.name, entry.slot)
-        if ref.digest8 is not None:
-            known = [s for s in _slots_of(rows) if s.version == number and _fits(s, ref)]
-            if not known:
-                raise NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}")
-            return replace(known[0], workers=1)
-        return None
 
     # Moves
 
@@ -315,8 +206,9 @@ class ModelSwitch:
             )
         try:
             return self._marked(move(ref.name, slot, self._intent(reason)))
-        except ModelSwitchError:
-            self.mark(ref.name)
+        except ModelSwitchError as error:
+            if error.exit == 4:  # rows were written, if only to undo the move
+                self.mark(ref.name)
             raise
 
     def rollback(
@@ -348,22 +240,8 @@ class ModelSwitch:
 
     def retire(self, ref: ModelRef, reason: str) -> Switched:
         """Unload a candidate or a way back; the whole model for a bare name."""
-        slot = self._loaded(ref)
+        slot = self.versions.loaded(ref)
         return self._marked(self.moves.retire(ref.name, slot, self._intent(reason)))
-
-    def _loaded(self, ref: ModelRef) -> Slot | None:
-        """The slot that a reference names in the line; None for a bare name."""
-        event = self.ledger.head(ref.name)
-        if event is None:
-            raise NotFound(f"{ref.name}: no version was ever staged", next="modelswitch models")
-        if ref == ModelRef(ref.name):
-            return None
-        number = self.resolve(ref)
-        loaded = [s for s in event.head.line.slots if s.version == number and _fits(s, ref)]
-        if len(loaded) != 1:
-            what = "is not loaded" if not loaded else "is loaded with several recipes"
-            raise Refused(f"{ref} {what}", next=f"modelswitch show {ref.name}")
-        return loaded[0]
 
     def quarantined(self) -> dict[str, tuple[Entry, ...]]:
         """What may not be promoted, by model."""
@@ -451,7 +329,7 @@ class ModelSwitch:
 
     @cached_property
     def _previews(self) -> Previews:
-        from modelswitch.preview import Previews
+        from modelswitch.moves.preview import Previews
 
         return Previews(self.moves)
 
@@ -464,7 +342,7 @@ class ModelSwitch:
         recipe: Mapping[str, Any] | None = None,
     ) -> Preview:
         """What `promote` would do; raises what it would refuse."""
-        slot = self._find_slot(ref, recipe)
+        slot = self.versions.find_slot(ref, recipe)
         digest = slot.digest if slot else self.find_build(ref, golden=golden, recipe=recipe)
         # Where nothing is built there is no digest yet: zeros stand for it.
         slot = slot or Slot(self.resolve(ref), digest or "sha256:" + "0" * 64)
@@ -475,7 +353,7 @@ class ModelSwitch:
     ) -> Preview:
         """What serves and what a rollback goes back to; raises NothingToGoBackTo."""
         if break_glass:
-            from modelswitch.preview import Previews
+            from modelswitch.moves.preview import Previews
 
             return Previews(self.moves_without_ledger).break_glass(model, leaves)
         return self._previews.rollback(model, leaves)
@@ -486,7 +364,7 @@ class ModelSwitch:
         return self.preview_promote(replace(ref, version=number), Stage.PRODUCTION)
 
     def preview_retire(self, ref: ModelRef) -> Preview:
-        return self._previews.retire(ref.name, self._loaded(ref))
+        return self._previews.retire(ref.name, self.versions.loaded(ref))
 
     def preview_resume(self, model: str | None = None) -> list[Preview]:
         """What is open, and how it would end."""
@@ -574,24 +452,3 @@ class ModelSwitch:
                 await server.close()
 
         return asyncio.run(ask())
-
-
-def _fits(slot: Slot, ref: ModelRef) -> bool:
-    return ref.digest8 is None or slot.label.endswith(ref.digest8)
-
-
-def _slots_of(rows: Iterable[Event]) -> list[Slot]:
-    """Every slot that any row names, the most recent first, each digest once."""
-    found: dict[str, Slot] = {}
-    for event in rows:
-        for line in (event.target, event.line):
-            for slot in line.slots if line else ():
-                found.setdefault(slot.digest, slot)
-    return list(found.values())
-
-
-def _concerns(event: Event, version: str) -> bool:
-    lines = [line for line in (event.line, event.target) if line]
-    named = event.evidence.get("version") == version
-    left = event.leaves is not None and event.leaves.version == version
-    return named or left or any(s.version == version for line in lines for s in line.slots)

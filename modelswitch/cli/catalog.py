@@ -14,7 +14,7 @@ from modelswitch.errors import UsageError
 
 if TYPE_CHECKING:
     from modelswitch.overview import ModelRow
-    from modelswitch.switch import Shown
+    from modelswitch.versions import Shown
 
 PANEL = "Models"
 

@@ -113,7 +113,7 @@ def _interrupted(session: Session) -> int:
 
 def _open_models(session: Session) -> list[str] | None:
     """Models with an open head; None when that cannot be told in time."""
-    if "switch" not in session.__dict__ or "ledger" not in session.switch.__dict__:
+    if "switch" not in session.__dict__ or "ledger" not in session.switch.rooms.__dict__:
         return []  # this command never came to the ledger
     found: list[list[str]] = []
 

@@ -14,7 +14,7 @@ from modelswitch.errors import UsageError
 
 if TYPE_CHECKING:
     from modelswitch.moves import Moved
-    from modelswitch.preview import Preview
+    from modelswitch.moves.preview import Preview
     from modelswitch.switch import Switched
 
 PANEL = "Moves"

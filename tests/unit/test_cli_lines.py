@@ -241,7 +241,7 @@ def test_ctrl_c_says_what_is_open_and_what_concludes_it(
 ) -> None:
     terminal.stand("1")
     terminal.register("2")
-    proof = "modelswitch.proof.Proof.wait_warm"
+    proof = "modelswitch.moves.proof.Proof.wait_warm"
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

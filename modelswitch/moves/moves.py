@@ -7,10 +7,9 @@ the ledger's compare-and-swap; the lease only tells others who is at work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from modelswitch import breakglass
 from modelswitch.errors import (
     Behind,
     FleetUnreachable,
@@ -21,14 +20,15 @@ from modelswitch.errors import (
     Superseded,
 )
 from modelswitch.fleet.protocol import Fleet
-from modelswitch.holders import os_user
 from modelswitch.ledger import Event, Ledger, find_quarantine, quarantine, ways_back
 from modelswitch.line import Head, Kind, Line, Slot
+from modelswitch.moves import breakglass
+from modelswitch.moves.holders import os_user
+from modelswitch.moves.proof import Outcome, Proof
+from modelswitch.moves.publishing import Intent, Publisher
+from modelswitch.moves.work import Moved, Work, lease, refuse_at_work
 from modelswitch.pins import Pins
-from modelswitch.proof import Outcome, Proof
-from modelswitch.publishing import Intent, Publisher
 from modelswitch.settings import Settings
-from modelswitch.work import Moved, Work, lease, refuse_at_work
 
 __all__ = ["Intent", "Moved", "Moves"]
 
@@ -55,7 +55,7 @@ class Moves:
         """Load a candidate on every server; moves no traffic. Raises NotProven when undone."""
         with self._at_work(model) as work:
             head = work.head
-            self.refuse_quarantined(model, slot)
+            refuse_quarantined(self.ledger.history(model), model, slot)
             if head.line.default and head.line.default.digest == slot.digest:
                 raise Refused(f"{model}@{slot.version} is already in Production")
             if any(s.digest == slot.digest for s in head.line.ways_back):
@@ -75,7 +75,7 @@ class Moves:
         """Make `slot` what answers everywhere; raises NotProven when it was undone."""
         with self._at_work(model) as work:
             head = work.head
-            self.refuse_quarantined(model, slot)
+            refuse_quarantined(self.ledger.history(model), model, slot)
             if head.line.default and head.line.default.digest == slot.digest:
                 return self._unchanged(model, head, slot)
             self.proof.refuse_silent(model, slot)
@@ -257,15 +257,6 @@ class Moves:
             next=f"modelswitch history {model}",
         )
 
-    def refuse_quarantined(self, model: str, slot: Slot) -> None:
-        entry = find_quarantine(quarantine(self.ledger.history(model)), slot)
-        if entry is not None:
-            raise Quarantined(
-                f"{model}@{slot.version} is quarantined: {entry.actor.name} rolled it back "
-                f"(row {entry.seq}: {entry.reason})",
-                next=f'modelswitch quarantine lift {model}@{slot.version} --reason "…"',
-            )
-
     def _raise_behind(self, model: str, left: Slot, wanted: Slot, outcome: Outcome) -> None:
         there = [s.name for s in outcome.servers if s.state == "proven"]
         behind = [s for s in outcome.servers if s.state != "proven"]
@@ -281,4 +272,15 @@ class Moves:
             f"{model} was rolled back to {model}@{wanted.version}: {done}. Behind: {story}. "
             f"What is behind keeps answering {model}@{left.version} and follows when it can.",
             next="modelswitch status",
+        )
+
+
+def refuse_quarantined(rows: Iterable[Event], model: str, slot: Slot) -> None:
+    """Raise Quarantined, with who rolled it back and why, if the model's rows say so."""
+    entry = find_quarantine(quarantine(rows), slot)
+    if entry is not None:
+        raise Quarantined(
+            f"{model}@{slot.version} is quarantined: {entry.actor.name} rolled it back "
+            f"(row {entry.seq}: {entry.reason})",
+            next=f'modelswitch quarantine lift {model}@{slot.version} --reason "…"',
         )

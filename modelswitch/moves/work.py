@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelswitch.errors import AtWork, NotProven
-from modelswitch.holders import is_dead, new_holder, who
 from modelswitch.ledger import Event, LeaseKeeper, Ledger
 from modelswitch.line import Head, Kind, Line, Slot
-from modelswitch.proof import Outcome, ServerOutcome
-from modelswitch.publishing import Intent, Publisher
+from modelswitch.moves.holders import is_dead, new_holder, who
+from modelswitch.moves.proof import Outcome, ServerOutcome
+from modelswitch.moves.publishing import Intent, Publisher
 
 
 @dataclass(frozen=True, slots=True)

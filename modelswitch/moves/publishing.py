@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelswitch import breakglass
 from modelswitch import pins as pinning
 from modelswitch.effects import correlation_id
 from modelswitch.errors import PinsError
 from modelswitch.fleet.protocol import Fleet, Published
-from modelswitch.holders import os_user
 from modelswitch.ledger import Draft, Ledger
 from modelswitch.line import Kind, Line, Slot
+from modelswitch.moves import breakglass
+from modelswitch.moves.holders import os_user
 from modelswitch.pins import Pins
 
 

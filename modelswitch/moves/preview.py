@@ -11,7 +11,7 @@ from typing import Any
 from modelswitch.errors import NoLongerServes, NothingToGoBackTo, Refused
 from modelswitch.ledger import ways_back
 from modelswitch.line import Head, Kind, Line, Slot, Stage, version_of
-from modelswitch.moves import Moves
+from modelswitch.moves.moves import Moves, refuse_quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Previews:
         """`slot` may stand for an archive that is not built yet."""
         head, notes = self._head(model)
         line, limits = head.line, self.moves.settings
-        self.moves.refuse_quarantined(model, slot)
+        refuse_quarantined(self.ledger.history(model), model, slot)
         is_default = line.default is not None and line.default.digest == slot.digest
         if to is Stage.PRODUCTION:
             target = line if is_default else line.promoted(slot, ways_back=limits.ways_back)

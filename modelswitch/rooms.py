@@ -1,0 +1,66 @@
+"""The rooms of one deployment, each opened when it is first used.
+
+A rollback touches neither MLflow nor the store, and should not pay for them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from modelswitch.fleet import FolderFleet
+from modelswitch.fleet.protocol import Fleet
+from modelswitch.ledger import Ledger
+from modelswitch.settings import Settings
+
+if TYPE_CHECKING:
+    from modelswitch.local.addresses import Addresses
+    from modelswitch.registry import Registry
+    from modelswitch.store import ArchiveStore
+
+
+class Rooms:
+    """Those handed in, else those that the settings name."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger: Ledger | None = None,
+        fleet: Fleet | None = None,
+        store: ArchiveStore | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.settings = settings
+        given = {"ledger": ledger, "fleet": fleet, "store": store, "registry": registry}
+        for name, room in given.items():
+            if room is not None:
+                self.__dict__[name] = room  # fills the cached property of that name
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        from modelswitch.local.addresses import addresses
+
+        return addresses(self.settings)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        from modelswitch.ledger import open_ledger
+
+        return open_ledger(self.addresses.database_url, self.settings.deployment)
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        return FolderFleet(self.settings.fleet_path)
+
+    @cached_property
+    def store(self) -> ArchiveStore:
+        from modelswitch.store import FsspecStore
+
+        return FsspecStore(self.settings.store)
+
+    @cached_property
+    def registry(self) -> Registry:
+        from modelswitch.registry import Registry
+
+        return Registry(self.addresses.tracking_uri)

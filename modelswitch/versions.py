@@ -1,0 +1,171 @@
+"""What a reference means, and what is known of a version: from the ledger, then from MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from modelswitch.errors import (
+    ModelSwitchError,
+    NotFound,
+    Refused,
+    RegistryUnreachable,
+    UsageError,
+)
+from modelswitch.ledger import Entry, Event, quarantine, served_versions
+from modelswitch.line import Slot, Stage, stage_of
+from modelswitch.moves.moves import refuse_quarantined
+from modelswitch.refs import ModelRef
+from modelswitch.rooms import Rooms
+
+if TYPE_CHECKING:
+    from modelswitch.archive.document import Document
+    from modelswitch.registry import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """All that is known of one version; `slots` are its archives in the line or in history."""
+
+    ref: ModelRef
+    stage: Stage
+    version: ModelVersion | None
+    slots: tuple[Slot, ...]
+    documents: Mapping[str, Document]
+    quarantined: Entry | None
+    rows: tuple[Event, ...]
+
+
+class Versions:
+    """References resolved in one deployment."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self.rooms = rooms
+
+    def find_archive(self, ref: ModelRef) -> Slot | None:
+        """The archive of a version that the ledger spoke of last."""
+        known = _known(self.rooms.ledger.history(ref.name), ref, self.resolve(ref))
+        return known[0] if known else None
+
+    def show(self, ref: ModelRef) -> Shown:
+        """All that is known of a version; raises NotFound."""
+        rows = self.rooms.ledger.history(ref.name)
+        if ref.version is None and ref.stage is None and ref.alias is None:
+            ref = replace(ref, stage=Stage.PRODUCTION)
+        number = self.resolve(ref)
+        known = _known(rows, ref, number)
+        try:
+            version: ModelVersion | None = self.rooms.registry.get_version(ref.name, number)
+        except RegistryUnreachable:
+            version = None
+        except NotFound:
+            version = None
+            if not known:
+                raise
+        documents = {s.digest: d for s in known if (d := self.document(s.digest)) is not None}
+        head = next((e for e in rows if not e.is_note), None)
+        entries = [e for e in quarantine(rows) if e.slot.version == number]
+        return Shown(
+            ref=ModelRef(ref.name, version=number),
+            stage=(
+                stage_of(number, head.head.standing, served_versions(rows)) if head else Stage.NONE
+            ),
+            version=version,
+            slots=tuple(known),
+            documents=documents,
+            quarantined=entries[-1] if entries else None,
+            rows=tuple(e for e in rows if _concerns(e, number)),
+        )
+
+    def resolve(self, ref: ModelRef) -> str:
+        """The version a reference means now; raises NotFound or UsageError."""
+        if ref.version is not None:
+            return ref.version
+        if ref.alias is not None:
+            return self.rooms.registry.resolve_alias(ref.name, ref.alias)
+        if ref.stage is None:
+            raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
+        event = self.rooms.ledger.head(ref.name)
+        line = event.head.standing if event else None
+        found = {
+            Stage.PRODUCTION: line.default if line else None,
+            Stage.STAGING: line.candidates[-1] if line and line.candidates else None,
+        }.get(ref.stage)
+        if found is None:
+            raise NotFound(
+                f"{ref.name} has no version in {ref.stage}",
+                next=f"name a version: modelswitch show {ref.name}@1; or modelswitch models",
+            )
+        return found.version
+
+    def document(self, digest: str) -> Document | None:
+        from modelswitch.archive.verify import read_document
+
+        try:
+            with self.rooms.store.open(digest) as stream:
+                return read_document(stream)[0]
+        except ModelSwitchError:
+            return None
+
+    def find_slot(self, ref: ModelRef, recipe: Mapping[str, Any] | None) -> Slot | None:
+        """The slot that needs no build; raises Quarantined before a build that leads nowhere."""
+        if ref.version is None and ref.alias is None and ref.stage is None:
+            raise UsageError(f"{ref} names no version", next=f"modelswitch promote {ref.name}@3")
+        number = self.resolve(ref)
+        event = self.rooms.ledger.head(ref.name)
+        line = event.head.line if event else None
+        loaded = [s for s in (line.slots if line else ()) if s.version == number and _fits(s, ref)]
+        if recipe is None and len(loaded) == 1:
+            return loaded[0]
+        if recipe is None and len(loaded) > 1:
+            names = ", ".join(f"{ref.name}@{s.version}:{s.label.partition('-')[2]}" for s in loaded)
+            raise UsageError(f"{ref} is loaded with several recipes", next=f"one of: {names}")
+        rows = self.rooms.ledger.history(ref.name)
+        # Whatever archive a build would give: this version's are all refused, or none of them.
+        refuse_quarantined(rows, ref.name, Slot(number, "sha256:" + "0" * 64))
+        if ref.digest8 is not None:
+            known = _known(rows, ref, number)
+            if not known:
+                raise NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}")
+            return replace(known[0], workers=1)
+        return None
+
+    def loaded(self, ref: ModelRef) -> Slot | None:
+        """The slot that a reference names in the line; None for a bare name."""
+        event = self.rooms.ledger.head(ref.name)
+        if event is None:
+            raise NotFound(f"{ref.name}: no version was ever staged", next="modelswitch models")
+        if ref == ModelRef(ref.name):
+            return None
+        number = self.resolve(ref)
+        loaded = [s for s in event.head.line.slots if s.version == number and _fits(s, ref)]
+        if len(loaded) != 1:
+            what = "is not loaded" if not loaded else "is loaded with several recipes"
+            raise Refused(f"{ref} {what}", next=f"modelswitch show {ref.name}")
+        return loaded[0]
+
+
+def _known(rows: Iterable[Event], ref: ModelRef, number: str) -> list[Slot]:
+    return [s for s in _slots_of(rows) if s.version == number and _fits(s, ref)]
+
+
+def _fits(slot: Slot, ref: ModelRef) -> bool:
+    return ref.digest8 is None or slot.label.endswith(ref.digest8)
+
+
+def _slots_of(rows: Iterable[Event]) -> list[Slot]:
+    """Every slot that any row names, the most recent first, each digest once."""
+    found: dict[str, Slot] = {}
+    for event in rows:
+        for line in (event.target, event.line):
+            for slot in line.slots if line else ():
+                found.setdefault(slot.digest, slot)
+    return list(found.values())
+
+
+def _concerns(event: Event, version: str) -> bool:
+    lines = [line for line in (event.line, event.target) if line]
+    named = event.evidence.get("version") == version
+    left = event.leaves is not None and event.leaves.version == version
+    return named or left or any(s.version == version for line in lines for s in line.slots)
