@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 MODEL = "tiny"
@@ -19,12 +20,16 @@ def answer_of(version: str) -> list[list[float]]:
 def register_models(tracking_uri: str) -> None:
     import mlflow
 
+    before = dict(os.environ)  # where MLflow keeps what it is told, for whatever comes after
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment("tests")
     with mlflow.start_run():
         for version in (1, 2, 3):
             _log(MODEL, _times(version), scripted=False)
         _log(SCRIPTED, _times(1), scripted=True)
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def _times(factor: int) -> Any:
