@@ -50,6 +50,9 @@ def check_name(name: str) -> str:
 def parse_ref(text: str) -> ModelRef:
     """Read a reference; raises UsageError with an example on anything else."""
     name, at, tail = text.partition("@")
+    if not at and ":" in name:
+        guess = name.replace(":", "@", 1)
+        raise UsageError(f"{text!r} is no reference to a version", next=f"is {guess} meant?")
     check_name(name)
     if not at:
         return ModelRef(name)

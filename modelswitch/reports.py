@@ -100,8 +100,8 @@ class Report(_Open):
 
     @property
     def why_silent(self) -> str:
-        """What is said of a silent server. One without a `boot_id` has no report to be read."""
-        if not self.boot_id and self.error:
+        """What is said of a silent server: one that was stopped, or is unreadable, has said it."""
+        if self.heartbeat_at.timestamp() <= 0 and self.error:
             return self.error
         return f"no heartbeat since {self.heartbeat_at.isoformat(timespec='seconds')}"
 

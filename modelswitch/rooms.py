@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from modelswitch.errors import LedgerUnreachable
 from modelswitch.fleet import FolderFleet
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import Ledger
@@ -46,7 +47,14 @@ class Rooms:
     @cached_property
     def ledger(self) -> Ledger:
         from modelswitch.ledger import open_ledger
+        from modelswitch.local.addresses import read_state
 
+        if self.settings.database_url is None and read_state(self.settings) is None:
+            raise LedgerUnreachable(
+                f"no local stack runs for {self.settings.root}, so its ledger cannot be asked",
+                next="modelswitch up; if yours was started in another folder, run this there, or "
+                "set database_url",
+            )
         return open_ledger(self.addresses.database_url, self.settings.deployment)
 
     @cached_property

@@ -87,15 +87,20 @@ class Versions:
         if ref.stage is None:
             raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
         event = self.rooms.ledger.head(ref.name)
-        line = event.head.standing if event else None
+        if event is None:
+            raise NotFound(
+                f"{ref.name} has no version in {ref.stage}: none was ever staged here",
+                next="what there is: modelswitch models",
+            )
+        line = event.head.standing
         found = {
-            Stage.PRODUCTION: line.default if line else None,
-            Stage.STAGING: line.candidates[-1] if line and line.candidates else None,
+            Stage.PRODUCTION: line.default,
+            Stage.STAGING: line.candidates[-1] if line.candidates else None,
         }.get(ref.stage)
         if found is None:
             raise NotFound(
                 f"{ref.name} has no version in {ref.stage}",
-                next=f"name a version: modelswitch show {ref.name}@1; or modelswitch models",
+                next=f"name a version, as in {ref.name}@1; what there is: modelswitch models",
             )
         return found.version
 

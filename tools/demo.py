@@ -10,7 +10,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -38,38 +37,37 @@ def story() -> None:
     os.environ["MLFLOW_TRACKING_URI"] = addresses["tracking_uri"]
     server = addresses["servers"][0]["inference_url"]
 
-    with tempfile.TemporaryDirectory() as folder:
-        sample = Path(folder) / "sample.json"
-        say("Train a first digits model; MLflow's own API logs the run and registers a version")
-        run(BIN / "python", "training/digits.py", "--epochs", "2", "--sample", sample)
-        first = newest()
-        modelswitch(
-            "promote", f"digits@{first}", "--to", "production", "--reason", "the first that works"
-        )
+    sample = Path(".modelswitch") / "sample.json"
+    say("Train a first digits model; MLflow's own API logs the run and registers a version")
+    run(BIN / "python", "training/digits.py", "--epochs", "2", "--sample", sample)
+    first = newest()
+    modelswitch(
+        "promote", f"digits@{first}", "--to", "production", "--reason", "the first that works"
+    )
 
-        say("Train a better one; Staging loads it on every server and moves no traffic")
-        run(BIN / "python", "training/digits.py", "--epochs", "8")
-        second = newest()
-        modelswitch(
-            "promote",
-            f"digits@{second}",
-            "--to",
-            "staging",
-            "--reason",
-            "trained four times longer",
-        )
-        say("Production: one pointer moves, and every server proves what it answers")
-        modelswitch(
-            "promote", f"digits@{second}", "--to", "production", "--reason", "better than the first"
-        )
-        modelswitch("predict", "digits", "--input", sample)
-        url = f"{server}/predictions/digits"
-        print(f"\n$ curl -i {url} -H 'Content-Type: application/json' -d @sample.json")
-        curl(url, sample.read_bytes())
+    say("Train a better one; Staging loads it on every server and moves no traffic")
+    run(BIN / "python", "training/digits.py", "--epochs", "8")
+    second = newest()
+    modelswitch(
+        "promote",
+        f"digits@{second}",
+        "--to",
+        "staging",
+        "--reason",
+        "trained four times longer",
+    )
+    say("Production: one pointer moves, and every server proves what it answers")
+    modelswitch(
+        "promote", f"digits@{second}", "--to", "production", "--reason", "better than the first"
+    )
+    modelswitch("predict", "digits", "--input", sample)
+    url = f"{server}/predictions/digits"
+    print(f"\n$ curl -i {url} -H 'Content-Type: application/json' -d @{sample}")
+    curl(url, (ROOT / sample).read_bytes())
 
-        say("And back: as fast, and what was left is quarantined")
-        modelswitch("rollback", "digits", "--reason", "to show that it works", "--yes")
-        curl(url, sample.read_bytes())
+    say("And back: as fast, and what was left is quarantined")
+    modelswitch("rollback", "digits", "--reason", "to show that it works", "--yes")
+    curl(url, (ROOT / sample).read_bytes())
 
     say("Who put what into production, when and why")
     modelswitch("history", "digits", "--limit", "8")
@@ -80,6 +78,7 @@ def story() -> None:
         f"\n               the server  {server}/predictions/digits"
         f"\n               next        modelswitch show digits@{second}; modelswitch status; "
         "modelswitch down"
+        "\n               first       source .venv/bin/activate, so that your shell finds them"
     )
 
 

@@ -142,6 +142,17 @@ class Agent:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.server.close()
 
+    def say_goodbye(self) -> None:
+        """Report that the agent was stopped, so that nobody waits for its heartbeat to age."""
+        if self.report is not None:
+            long_ago = datetime.fromtimestamp(0, UTC)
+            why = "its agent was stopped"
+            self._send(
+                self.report.model_copy(
+                    update={"heartbeat_at": long_ago, "healthy": False, "error": why}
+                )
+            )
+
     async def once(self) -> None:
         """One pass: accept, look, act, report."""
         if self.intake.accept():

@@ -102,6 +102,7 @@ async def _run(running: Agent) -> None:
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
+    running.say_goodbye()
 
 
 VERBS = (agent,)

@@ -101,14 +101,14 @@ class Session:
 
     def reason(self, given: str | None) -> str:
         """The reason for a move: given, else asked for; raises UsageError when it cannot be."""
-        if given and given.strip():
+        if given and given.strip(" .…"):
             return given.strip()
         if given is None and self.is_interactive:
             import click
 
             return str(click.prompt("reason", err=True)).strip()
         raise UsageError(
-            f"{self.command} needs a reason",
+            f"{self.command} needs a reason" + (f", {given!r} is none" if given else ""),
             next=f'modelswitch {self.command} … --reason "why"',
         )
 

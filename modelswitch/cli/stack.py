@@ -47,9 +47,14 @@ def _say_addresses(addresses: Addresses) -> None:
 
 
 def _address_lines(addresses: Addresses) -> list[str]:
+    from modelswitch.local.ports import tracking_url
+    from modelswitch.settings import Local
+
     lines = [f"MLflow    {addresses.tracking_uri}"]
     for server in addresses.servers:
         lines.append(f"server {server.name}  {server.inference_url}/predictions/NAME")
+    if addresses.tracking_uri != tracking_url(Local().port_base):
+        lines.append(f"training  export MLFLOW_TRACKING_URI={addresses.tracking_uri}")
     return lines
 
 

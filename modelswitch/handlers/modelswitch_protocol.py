@@ -27,6 +27,9 @@ _WARM_UP_CALLS = 3
 
 logger = logging.getLogger("modelswitch")
 
+# curl -d sends a form unless it is told otherwise, and TorchServe takes a form apart.
+_NO_BODY = "no JSON object came: send one as the body, with Content-Type: application/json"
+
 
 class Invalid(Exception):
     """A request that cannot be answered as it is: the caller's to mend, a 4xx."""
@@ -156,13 +159,13 @@ def _body(row: dict[str, Any]) -> dict[str, Any]:
         body = row.get("data")
     if isinstance(body, bytes | bytearray | str):
         if not body.strip():
-            raise Invalid(400, "the request has no body: send a JSON object")
+            raise Invalid(400, _NO_BODY)
         try:
             body = json.loads(body, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise Invalid(400, f"the body is not JSON: {error or type(error).__name__}") from error
     if body is None:
-        raise Invalid(400, "the request has no body: send a JSON object")
+        raise Invalid(400, _NO_BODY)
     if not isinstance(body, dict):
         raise Invalid(400, f"the body is not a JSON object but {type(body).__name__}")
     return body

@@ -166,7 +166,8 @@ def check_ports(part: Part) -> None:
                 raise StackError(
                     f"port {port}, which {part.name} needs, is taken by "
                     f"{processes.listener(port)}; nothing was started",
-                    next="stop that one, or choose others: modelswitch up --port-base 18080",
+                    next="if that is your stack of another folder, use or stop it there; "
+                    "or choose other ports: modelswitch up --port-base 18080",
                 ) from error
             time.sleep(POLL_S)
 

@@ -104,7 +104,10 @@ class Moves:
         event = self.ledger.head(model)
         shown = event.head.default if event else None
         if event is None or shown is None:
-            raise NothingToGoBackTo(f"{model}: no version serves, so there is nothing to leave")
+            raise NothingToGoBackTo(
+                f"{model}: no version serves, so there is nothing to leave",
+                next="what there is: modelswitch models",
+            )
         if leaves is not None and not shown.is_named(leaves):
             raise self.no_longer(model, leaves, event)
         while True:
@@ -245,7 +248,8 @@ class Moves:
             serves = f"{model}@{head.default.version}" if head.default else model
             raise NothingToGoBackTo(
                 f"{serves} has no way back: nothing served before it that may serve again",
-                next=f"modelswitch promote another version: modelswitch show {model}",
+                next=f"promote another version of {model}, or take it out of service: "
+                f"modelswitch retire {model}",
             ) from error
 
     def no_longer(self, model: str, version: str, event: Event | None) -> NoLongerServes:

@@ -98,7 +98,10 @@ class Previews:
         event = self.ledger.head(model)
         shown = event.head.default if event else None
         if event is None or shown is None:
-            raise NothingToGoBackTo(f"{model}: no version serves, so there is nothing to leave")
+            raise NothingToGoBackTo(
+                f"{model}: no version serves, so there is nothing to leave",
+                next="what there is: modelswitch models",
+            )
         if leaves is not None and not shown.is_named(leaves):
             raise self.moves.no_longer(model, leaves, event)
         target = self.moves.gone_back(model, event.head, ways_back(self.ledger.history(model)))

@@ -197,9 +197,9 @@ def test_correlation_id_that_cannot_stand_in_a_header_is_dropped(
 NAN = float("nan")
 
 WRONG = [
-    ("", 400, "no body"),
-    (None, 400, "no body"),
-    (b"", 400, "no body"),
+    ("", 400, "no JSON object"),
+    (None, 400, "no JSON object"),
+    (b"", 400, "no JSON object"),
     (b"{nonsense", 400, "not JSON"),
     (b"\xff\xfe", 400, "not JSON"),
     (b'{"inputs": [[1, 2, NaN]]}', 400, "NaN is not JSON"),

@@ -108,3 +108,9 @@ def test_any_text_is_a_reference_or_a_usage_error(text: str) -> None:
         return
     assert check_name(ref.name) == ref.name
     assert parse_ref(str(ref)) == ref
+
+
+def test_a_colon_for_an_at_is_guessed() -> None:
+    with pytest.raises(UsageError, match="no reference") as error:
+        parse_ref("digits:1")
+    assert error.value.next == "is digits@1 meant?"
