@@ -87,6 +87,7 @@ def test_without_a_reason_nothing_is_done_and_on_a_terminal_it_is_asked_for(
     refused = terminal("rollback", "digits")
     assert (refused.exit, "rollback needs a reason" in refused.err) == (2, True)
     assert terminal("rollback", "digits", "--reason", "  ").exit == 2
+    assert terminal("rollback", "digits", "--reason", "…").exit == 2
     terminal.session_class = AtTerminal
     monkeypatch.setattr(sys, "stdin", io.StringIO("it is slow\ny\n"))
     done = terminal("rollback", "digits")
