@@ -20,6 +20,7 @@ from modelswitch.errors import (
     NotFound,
     PinsError,
     RegistryUnreachable,
+    Superseded,
     UsageError,
 )
 from modelswitch.fleet.protocol import Fleet
@@ -207,7 +208,7 @@ class ModelSwitch:
         try:
             return self._marked(move(ref.name, slot, self._intent(reason)))
         except ModelSwitchError as error:
-            if error.exit == 4:  # rows were written, if only to undo the move
+            if error.exit == 4 or isinstance(error, Superseded):  # rows were written
                 self.mark(ref.name)
             raise
 
