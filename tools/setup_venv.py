@@ -34,8 +34,9 @@ def main() -> int:
         print(f"warning: {free_gb:.0f} GB free, about {NEEDED_GB} GB are needed", file=sys.stderr)
     print(f"Setting up {folder.name} (once; about 7 GB, most of it torch) …", flush=True)
     started = time.monotonic()
-    venv.EnvBuilder(with_pip=True, clear=False).create(folder)
     python = folder / "bin" / "python"
+    if not python.exists():  # one that was made otherwise is taken as it is
+        venv.EnvBuilder(with_pip=True).create(folder)
     pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
     subprocess.run(
