@@ -7,7 +7,8 @@ ModelSwitchError                  exit 1
 ├── Refused                                a move that policy or the line forbids
 │   ├── Quarantined                        rolled back earlier, not lifted since
 │   ├── NothingToGoBackTo                  a rollback without a way back
-│   └── NoLongerServes                     a rollback of what has been replaced meanwhile
+│   ├── NoLongerServes                     a rollback of what has been replaced meanwhile
+│   └── PlanRefused                        a Terraform plan that would do more than publish pins
 ├── Superseded                             another command wrote the row first
 ├── AtWork                                 another command holds the model's lease
 ├── LedgerCorrupt                          the hash chain does not hold
@@ -19,6 +20,7 @@ ModelSwitchError                  exit 1
 │   ├── ServerConflict                     the label is registered with other bytes
 │   ├── LoadFailed                         a worker that cannot load its model
 │   └── GoldenWrong                        a golden request answered wrong
+├── TerraformFailed                        it cannot run, plan or apply as things are
 ├── StackError                             the local stack cannot be started or stopped
 ├── Temporary                              may go away by itself: the only kind that is retried
 │   ├── LedgerUnreachable
@@ -26,6 +28,7 @@ ModelSwitchError                  exit 1
 │   ├── ServerUnreachable
 │   ├── FleetUnreachable
 │   └── StoreUnreachable
+├── WaitsForApproval              exit 5   a plan whose pull request is not applied yet
 ├── NotProven                     exit 4   undone: a server could not load or prove
 └── Behind                        exit 4   done, but some server is behind
 """
@@ -72,6 +75,10 @@ class NothingToGoBackTo(Refused):
 
 class NoLongerServes(Refused):
     code = "no_longer_serves"
+
+
+class PlanRefused(Refused):
+    code = "plan_refused"
 
 
 class Superseded(ModelSwitchError):
@@ -124,6 +131,10 @@ class GoldenWrong(ServerError):
     code = "golden_wrong"
 
 
+class TerraformFailed(ModelSwitchError):
+    code = "terraform_failed"
+
+
 class StackError(ModelSwitchError):
     code = "stack"
 
@@ -150,6 +161,11 @@ class FleetUnreachable(Temporary):
 
 class StoreUnreachable(Temporary):
     code = "store_unreachable"
+
+
+class WaitsForApproval(ModelSwitchError):
+    code = "waits_for_approval"
+    exit = 5
 
 
 class NotProven(ModelSwitchError):

@@ -23,12 +23,14 @@ class Slot:
     """One archive of one version, warm on every server.
 
     `digest` is `sha256:` and 64 hex digits; `workers` counts worker processes on each server.
+    `pool` keeps a candidate to the servers of one pool; None: those of its model.
     """
 
     version: str
     digest: str
     workers: int = 1
     device: str = "cpu"
+    pool: str | None = None
 
     def __post_init__(self) -> None:
         if not _VERSION.fullmatch(self.version):
@@ -69,15 +71,21 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`serving[0]` answers, `serving[1:]` are the ways back, `candidates` wait in Staging."""
+    """`serving[0]` answers, `serving[1:]` are the ways back, `candidates` wait in Staging.
+
+    `pool` names the servers that hold them.
+    """
 
     serving: tuple[Slot, ...] = ()
     candidates: tuple[Slot, ...] = ()
+    pool: str = "default"
 
     def __post_init__(self) -> None:
         labels = [s.label for s in self.slots]
         if len(set(labels)) != len(labels):
             raise ValueError(f"a slot stands once in a line, got {labels}")
+        if any(s.pool is not None for s in self.serving):
+            raise ValueError("what serves, or did, stands on every server of its model's pool")
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -97,14 +105,15 @@ class Line:
     def staged(self, slot: Slot, *, max_candidates: int = 1) -> Line:
         """With `slot` as the newest candidate; the oldest beyond `max_candidates` leave."""
         kept = (*_without(self.candidates, slot), slot)[-max_candidates:]
-        return Line(self.serving, kept)
+        return replace(self, candidates=kept)
 
     def promoted(self, slot: Slot, *, ways_back: int = 1) -> Line:
         """With `slot` as what serves, at no fewer workers than what it replaces."""
         if self.default is not None and self.default.digest != slot.digest:
             slot = replace(slot, workers=max(slot.workers, self.default.workers))
+        slot = replace(slot, pool=None)
         serving = (slot, *_without(self.serving, slot))[: 1 + ways_back]
-        return Line(serving, _without(self.candidates, slot))
+        return replace(self, serving=serving, candidates=_without(self.candidates, slot))
 
     def rolled_back(self, history: Iterable[Slot], *, ways_back: int = 1) -> Line:
         """Without what serves; the ways back refilled from `history`, most recent first.
@@ -127,13 +136,18 @@ class Line:
         serving[0] = replace(serving[0], workers=max(serving[0].workers, leaves.workers))
         kept = tuple(serving[: 1 + ways_back])
         gone = {s.digest for s in kept}
-        return Line(kept, tuple(c for c in self.candidates if c.digest not in gone))
+        left = tuple(c for c in self.candidates if c.digest not in gone)
+        return replace(self, serving=kept, candidates=left)
 
     def retired(self, slot: Slot) -> Line:
         """Without `slot`, which must not be what serves."""
         if self.default is not None and self.default.digest == slot.digest:
             raise ValueError("what serves cannot be retired")
-        return Line(_without(self.serving, slot), _without(self.candidates, slot))
+        return replace(
+            self,
+            serving=_without(self.serving, slot),
+            candidates=_without(self.candidates, slot),
+        )
 
 
 def _without(slots: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
@@ -162,22 +176,35 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a model's latest row says: the settled line, where it goes, whether it has moved."""
+    """What a model's latest row says: the settled line, where it goes, whether it has moved.
+
+    `planned`: it waits for a pull request, so nothing of the target is asked of servers yet.
+    """
 
     kind: Kind
     line: Line
     target: Line | None = None
+    planned: bool = False
 
     def __post_init__(self) -> None:
         if self.kind is Kind.NOTE:
             raise ValueError("a note is never a head")
         if (self.target is None) != (self.kind is Kind.SETTLED):
             raise ValueError(f"a {self.kind} row {'has no' if self.target else 'needs a'} target")
+        if self.planned and self.kind is Kind.SETTLED:
+            raise ValueError("what is settled waits for nothing")
 
     @property
     def standing(self) -> Line:
         """The line whose first slot is the default now."""
-        return self.target if self.kind is Kind.COMMITTED and self.target else self.line
+        if self.planned or self.kind is not Kind.COMMITTED or self.target is None:
+            return self.line
+        return self.target
+
+    @property
+    def pool(self) -> str:
+        """The pool whose servers hold the model: one for both lines, but for an empty first one."""
+        return (self.line if self.line.slots or self.target is None else self.target).pool
 
     @property
     def default(self) -> Slot | None:
@@ -187,10 +214,14 @@ class Head:
     def slots(self) -> tuple[Slot, ...]:
         """Union of both lines' slots; one that stands in both keeps the larger worker count."""
         union: dict[str, Slot] = {}
-        for slot in self.line.slots + (self.target.slots if self.target else ()):
+        target = None if self.planned else self.target
+        for slot in self.line.slots + (target.slots if target else ()):
             seen = union.get(slot.label)
-            workers = max(slot.workers, seen.workers) if seen else slot.workers
-            union[slot.label] = replace(slot, workers=workers)
+            if seen is not None:
+                # Wanted in one pool before and in the model's own after: the wider one.
+                pool = slot.pool if slot.pool == seen.pool else None
+                slot = replace(slot, workers=max(slot.workers, seen.workers), pool=pool)
+            union[slot.label] = slot
         return tuple(union.values())
 
     @property

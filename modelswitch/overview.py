@@ -101,7 +101,18 @@ def differences(
     """
     found: list[Difference] = []
     for model, event in sorted(heads.items()):
-        if event.head.is_open:
+        if event.head.planned:
+            found.append(
+                Difference(
+                    "open",
+                    model,
+                    f"row {event.seq}",
+                    "settled",
+                    f"{event.actor.name}'s plan to {event.action} waits for a pull request",
+                    "apply its pins, then modelswitch resume --wait",
+                )
+            )
+        elif event.head.is_open:
             found.append(
                 Difference(
                     "open",
@@ -205,9 +216,7 @@ def _server_differences(wanted: Pins, report: Report, now: datetime) -> list[Dif
                 "it follows by itself; if not: modelswitch logs --server " + report.server,
             )
         )
-    for name, model in sorted(wanted.models.items()):
-        if model.pool != report.pool:
-            continue
+    for name, model in sorted(wanted.of_pool(report.pool).items()):
         said = report.models.get(name)
         default = said.default if said else None
         if default != model.default:

@@ -35,6 +35,8 @@ class PinnedSlot(_Strict):
     digest: Digest
     workers: Annotated[int, Field(ge=1, le=1024, strict=True)]
     device: Device = "cpu"
+    # A candidate that is kept to one pool; absent: that of its model.
+    pool: Annotated[Name | None, Field(exclude_if=lambda pool: pool is None)] = None
 
 
 class PinnedModel(_Strict):
@@ -57,6 +59,8 @@ class PinnedModel(_Strict):
         if self.default in self.back:
             raise ValueError(f"the way back {self.default} is the default itself")
         for label, slot in self.slots.items():
+            if slot.pool is not None and label in (*named, *self.back):
+                raise ValueError(f"{label} serves, or did: no pool can keep it to itself")
             if label.partition("-")[2] != slot.digest[7:15]:
                 raise ValueError(f"the label {label} is not that of {slot.digest}")
         return self
@@ -74,6 +78,18 @@ class Pins(_Strict):
         """The canonical text: indented, keys sorted, one newline at the end."""
         data = self.model_dump(mode="json", by_alias=True)
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def of_pool(self, pool: str) -> dict[str, PinnedModel]:
+        """What a server of `pool` holds: its models, and candidates of others kept to it."""
+        found: dict[str, PinnedModel] = {}
+        for name, model in self.models.items():
+            home = model.pool
+            slots = {x: s for x, s in model.slots.items() if (s.pool or home) == pool}
+            if home == pool:
+                found[name] = model.model_copy(update={"slots": slots})
+            elif slots:
+                found[name] = PinnedModel(pool=pool, default=None, slots=slots)
+        return found
 
     @property
     def is_break_glass(self) -> bool:
@@ -132,10 +148,16 @@ def render_model(head: Head) -> PinnedModel:
     """What one model's head row asks of every server."""
     standing = head.standing
     return PinnedModel(
+        pool=head.pool,
         default=standing.default.label if standing.default else None,
         back=tuple(s.label for s in standing.ways_back),
         slots={
-            s.label: PinnedSlot(digest=s.digest, workers=s.workers, device=s.device)
+            s.label: PinnedSlot(
+                digest=s.digest,
+                workers=s.workers,
+                device=s.device,
+                pool=None if s.pool == head.pool else s.pool,
+            )
             for s in head.slots
         },
     )

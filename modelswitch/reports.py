@@ -40,7 +40,7 @@ class Proof(_Open):
 
     digest: str
     at: datetime
-    latency_ms: float
+    latency_ms: float | None = None  # not told in a pod's condition of what is long proven
 
 
 class ModelReport(_Open):

@@ -59,6 +59,10 @@ class Rooms:
 
     @cached_property
     def fleet(self) -> Fleet:
+        if self.settings.fleet.kind == "kubernetes":
+            from modelswitch.fleet.kubernetes import KubernetesFleet
+
+            return KubernetesFleet(self.settings)
         return FolderFleet(self.settings.fleet_path)
 
     @cached_property

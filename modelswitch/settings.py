@@ -7,6 +7,7 @@ not stand in the file: a password in `database_url` is refused there.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,14 +32,37 @@ class _Section(BaseModel):
 
 
 class Fleet(_Section):
-    """`path`: the folder that pins and reports pass through; else inside the state folder."""
+    """How pins reach the agents: through a folder, or through a ConfigMap on Kubernetes.
 
-    kind: Literal["folder"] = "folder"
+    `path`: the folder that pins and reports pass through; else inside the state folder. The
+    rest is Kubernetes': `kubeconfig` and `context` as kubectl takes them, else the pod's own
+    service account. `config_map` is that of the deployment unless named. `mount` is where an
+    agent's pod mounts it. `pins_file` is the text that is reviewed and that Terraform reads;
+    with `terraform_dir` pins are published by `terraform apply` there, else by server-side apply.
+    """
+
+    kind: Literal["folder", "kubernetes"] = "folder"
     path: Path | None = None
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = None
+    config_map: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")] | None = (
+        None
+    )
+    mount: Path = Path("/etc/modelswitch/pins")
+    pins_file: Path | None = None
+    terraform_dir: Path | None = None
+    inference_url: str | None = None
 
 
 class Server(_Section):
-    """One TorchServe and its agent. Unset values are those of the local stack's server a."""
+    """One TorchServe and its agent. Unset values are those of the local stack's server a.
+
+    `health_port`: where the agent answers /readyz, /healthz, /metrics and /report; unset: nowhere.
+    `health_host`: the address it listens on. `cache_bytes`: archives that no pin names any more
+    are kept up to so much, for the way back. `environment_file`: what the worker's interpreter
+    has, where that is not the agent's own.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] = "a"
     pool: str = "default"
@@ -46,6 +70,10 @@ class Server(_Section):
     management_url: str | None = None
     model_store: Path | None = None
     log_dir: Path | None = None
+    health_port: Port | None = None
+    health_host: str = "127.0.0.1"
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    environment_file: Path | None = None
     auth: Literal["none"] = "none"
 
 
@@ -110,8 +138,19 @@ class Settings(BaseSettings):
         return (self.fleet.path or self.state_dir / "fleet").absolute()
 
     @property
+    def config_map(self) -> str:
+        """The ConfigMap of this deployment's pins: a name that Kubernetes takes."""
+        return self.fleet.config_map or pins_name(self.deployment)
+
+    @property
     def store(self) -> str:
         return self.store_url or (self.state_dir / "archives").as_uri()
+
+
+def pins_name(deployment: str) -> str:
+    """`modelswitch-pins-<deployment>`, in the letters that a ConfigMap's name may have."""
+    plain = re.sub(r"[^a-z0-9.-]", "-", deployment.lower()).strip("-.")
+    return f"modelswitch-pins-{plain}"
 
 
 def load(
@@ -170,8 +209,12 @@ def _read(path: Path) -> dict[str, Any]:
 # Relative ones start at the file's folder, wherever one stands.
 _PATHS = (
     ("fleet", "path"),
+    ("fleet", "kubeconfig"),
+    ("fleet", "pins_file"),
+    ("fleet", "terraform_dir"),
     ("server", "model_store"),
     ("server", "log_dir"),
+    ("server", "environment_file"),
     ("local", "state_dir"),
 )
 

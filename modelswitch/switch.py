@@ -6,6 +6,7 @@ a warm switch proves first and imports MLflow afterwards, for the marks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,10 +19,12 @@ from modelswitch.errors import (
     AtWork,
     ModelSwitchError,
     NotFound,
+    NotProven,
     PinsError,
     RegistryUnreachable,
     Superseded,
     UsageError,
+    WaitsForApproval,
 )
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import (
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from modelswitch.registry import ModelVersion, Registry
     from modelswitch.servers.protocol import Answer
     from modelswitch.store import ArchiveStore
+
+
+_LOOK_S = 2.0  # how often a plan that is waited for is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +202,15 @@ class ModelSwitch:
         *,
         golden: bool = True,
         recipe: Mapping[str, Any] | None = None,
+        pool: str | None = None,
+        only_in: str | None = None,
+        plan: bool = False,
     ) -> Switched:
-        """Bring a version to Staging or Production; raises NotProven when it was undone."""
+        """Bring a version to Staging or Production; raises NotProven when it was undone.
+
+        `pool`: where a model that is not loaded yet shall be. `only_in`: the one pool that loads
+        a candidate. `plan`: only write it down, for a pull request; `resume` concludes it.
+        """
         slot = self._slot(ref, golden=golden, recipe=recipe)
         move = {Stage.STAGING: self.moves.stage, Stage.PRODUCTION: self.moves.promote}.get(to)
         if move is None:
@@ -205,8 +218,18 @@ class ModelSwitch:
                 f"a version is promoted to staging or production, not to {to}",
                 next=f"modelswitch retire {ref} takes it out of service",
             )
+        if only_in is not None and to is not Stage.STAGING:
+            raise UsageError(
+                "what serves, serves in the whole pool of its model: only a candidate is kept to "
+                "another one",
+                next="--to staging --only-in POOL",
+            )
+        slot = replace(slot, pool=only_in)
+        intent = self._intent(reason)
         try:
-            return self._marked(move(ref.name, slot, self._intent(reason)))
+            if plan:
+                return Switched(move(ref.name, slot, intent, pool=pool, plan=True), "none")
+            return self._marked(move(ref.name, slot, intent, pool=pool))
         except ModelSwitchError as error:
             if error.exit == 4 or isinstance(error, Superseded):  # rows were written
                 self.mark(ref.name)
@@ -260,11 +283,19 @@ class ModelSwitch:
         return event
 
     def resume(
-        self, model: str | None = None, *, now: bool = False, outrank: str | None = None
+        self,
+        model: str | None = None,
+        *,
+        now: bool = False,
+        outrank: str | None = None,
+        give_up: bool = False,
+        wait_s: float = 0.0,
     ) -> list[Switched]:
         """Conclude whatever is open, publish what the ledger says, catch the marks up.
 
-        Raises NotFound for a model that no row speaks of, AtWork while a command lives.
+        `wait_s`: how long to wait for a plan to be applied, in seconds; `give_up`: end the plan.
+        Raises NotFound for a model that no row speaks of, AtWork while a command lives,
+        WaitsForApproval while a plan is not applied.
         """
         if outrank is not None:
             self.moves.outrank(self._intent(outrank))
@@ -274,20 +305,34 @@ class ModelSwitch:
         heads = self.ledger.heads()
         if model is not None and model not in heads:
             raise NotFound(f"{model}: no version was ever staged", next="modelswitch models")
-        at_work: AtWork | None = None
+        open_still: AtWork | WaitsForApproval | None = None
+        deadline = time.monotonic() + wait_s
         for name in [model] if model else sorted(heads):
             try:
-                moved = self.moves.conclude(name, self._intent("resume"), now=now)
-            except AtWork as error:  # told when the others are concluded
-                at_work = at_work or error
+                moved = self._conclude(name, deadline, now=now, give_up=give_up)
+            except (AtWork, WaitsForApproval) as error:  # told when the others are concluded
+                open_still = open_still or error
                 continue
+            except NotProven:  # a plan that was applied, and undone
+                self.mark(name)
+                raise
             if moved is not None:
                 concluded.append(self._marked(moved))
             else:
                 self.mark(name)
-        if at_work is not None:
-            raise at_work
+        if open_still is not None:
+            raise open_still
         return concluded
+
+    def _conclude(self, model: str, deadline: float, *, now: bool, give_up: bool) -> Moved | None:
+        """Conclude one model, once its plan is applied or `deadline` (monotonic) has passed."""
+        while True:
+            try:
+                return self.moves.conclude(model, self._intent("resume"), now=now, give_up=give_up)
+            except WaitsForApproval:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_LOOK_S)
 
     def adopt(self, ref: ModelRef, reason: str) -> Switched:
         """Bring what MLflow calls Production under the ledger: built, proven, then pinned.
@@ -341,13 +386,16 @@ class ModelSwitch:
         *,
         golden: bool = True,
         recipe: Mapping[str, Any] | None = None,
+        pool: str | None = None,
+        only_in: str | None = None,
     ) -> Preview:
         """What `promote` would do; raises what it would refuse."""
         slot = self.versions.find_slot(ref, recipe)
         digest = slot.digest if slot else self.find_build(ref, golden=golden, recipe=recipe)
         # Where nothing is built there is no digest yet: zeros stand for it.
         slot = slot or Slot(self.resolve(ref), digest or "sha256:" + "0" * 64)
-        return self._previews.promote(ref.name, slot, to, built=digest is not None)
+        slot = replace(slot, pool=only_in)
+        return self._previews.promote(ref.name, slot, to, built=digest is not None, pool=pool)
 
     def preview_rollback(
         self, model: str, *, leaves: str | None = None, break_glass: bool = False

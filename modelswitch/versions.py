@@ -133,7 +133,7 @@ class Versions:
             known = _known(rows, ref, number)
             if not known:
                 raise NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}")
-            return replace(known[0], workers=1)
+            return replace(known[0], workers=1, pool=None)
         return None
 
     def loaded(self, ref: ModelRef) -> Slot | None:

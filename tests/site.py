@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,15 +61,25 @@ def wait_for(condition: Callable[[], T], timeout_s: float = 15.0) -> T:
 
 
 class Site:
-    """`servers` are names; each has a twin and an agent, which can be stopped and started."""
+    """`servers` are names; each has a twin and an agent, which can be stopped and started.
+
+    `pools`: the pool of a server, where it is not the default one.
+    """
 
     def __init__(
-        self, folder: Path, *, servers: tuple[str, ...] = ("a", "b"), ledger: Ledger | None = None
+        self,
+        folder: Path,
+        *,
+        servers: tuple[str, ...] = ("a", "b"),
+        ledger: Ledger | None = None,
+        fleet: FolderFleet | None = None,
+        pools: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.settings = Settings(root=folder, timeouts=Timeouts(load_s=5, prove_s=5, unload_s=2))
         self.store = FsspecStore(self.settings.store)
-        self.fleet = FolderFleet(self.settings.fleet_path)
+        self.fleet = fleet or FolderFleet(self.settings.fleet_path)
+        self.pools = pools or {}
         self.ledger = ledger or MemoryLedger()
         self.moves = Moves(self.ledger, self.fleet, self.settings)
         self.loop = asyncio.new_event_loop()
@@ -112,6 +122,7 @@ class Site:
                 fleet=self.fleet,
                 slots=slots,
                 state_dir=self.folder / "agents" / name,
+                pool=self.pools.get(name, "default"),
             )
             self.agents[name] = agent
             self._tasks[name] = asyncio.create_task(agent.run())

@@ -106,7 +106,13 @@ def pins_export(session: Session, form: str) -> Result:
         manifest = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": f"modelswitch-pins-{session.settings.deployment.lower()}"},
+            "metadata": {
+                "name": session.settings.config_map,
+                "labels": {
+                    "app.kubernetes.io/part-of": "modelswitch",
+                    "modelswitch.dev/deployment": session.settings.deployment,
+                },
+            },
             "data": {"pins.json": text},
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelswitch.switch import Switched
 
 PANEL = "Moves"
+_WAIT_S = 600.0  # for a plan to be applied, unless --timeout says otherwise
 
 
 @click.command("promote", cls=Verb, panel=PANEL)
@@ -28,9 +29,20 @@ PANEL = "Moves"
 @click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
 @click.option("--no-golden", is_flag=True, help="Build without a golden request.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="A recipe, as JSON.")
+@click.option("--pool", metavar="POOL", help="The servers that shall hold a new model.")
+@click.option("--only-in", metavar="POOL", help="Keep a candidate to the servers of this pool.")
+@click.option("--plan", is_flag=True, help="Only write the pins down, for a pull request.")
 @click.pass_obj
 def promote(
-    session: Session, ref: str, to: str, reason: str | None, no_golden: bool, recipe: Path | None
+    session: Session,
+    ref: str,
+    to: str,
+    reason: str | None,
+    no_golden: bool,
+    recipe: Path | None,
+    pool: str | None,
+    only_in: str | None,
+    plan: bool,
 ) -> Result:
     """Bring a version to Staging (loaded, no traffic) or to Production (answers everywhere)."""
     from modelswitch.cli.documents import read_object
@@ -45,12 +57,26 @@ def promote(
     document = read_object(recipe) if recipe else None
     if session.dry_run:
         preview = session.switch.preview_promote(
-            wanted, stage, golden=not no_golden, recipe=document
+            wanted, stage, golden=not no_golden, recipe=document, pool=pool, only_in=only_in
         )
         return _previewed(preview)
     why = session.reason(reason)
     with session.steps(ref) as progress:
-        switched = session.switch.promote(wanted, stage, why, golden=not no_golden, recipe=document)
+        switched = session.switch.promote(
+            wanted,
+            stage,
+            why,
+            golden=not no_golden,
+            recipe=document,
+            pool=pool,
+            only_in=only_in,
+            plan=plan,
+        )
+    if switched.moved.plan is not None:
+        return Result(
+            _moved_data(switched) | {"stage": str(stage)},
+            [_planned(ref, switched, switched.moved.plan)],
+        )
     return Result(
         _moved_data(switched) | {"stage": str(stage)},
         [_promoted(session, switched, str(stage), progress.waited_s)],
@@ -128,20 +154,38 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
 @click.command("resume", cls=Verb, panel=PANEL)
 @click.argument("name", required=False, shell_complete=complete_model)
 @click.option("--now", is_flag=True, help="Even while its command is still at work.")
+@click.option("--wait", is_flag=True, help="For a plan: until it is applied and proven.")
+@click.option("--give-up", is_flag=True, help="End a plan that shall not be applied.")
 @click.option("--outrank", is_flag=True, help="Publish above pins that something else wrote.")
 @click.option("--reason", metavar="TEXT", help="Why it is outranked.")
 @click.pass_obj
 def resume(
-    session: Session, name: str | None, now: bool, outrank: bool, reason: str | None
+    session: Session,
+    name: str | None,
+    now: bool,
+    wait: bool,
+    give_up: bool,
+    outrank: bool,
+    reason: str | None,
 ) -> Result:
     """Conclude what an ended command left open, publish what the ledger says, catch marks up."""
+    if wait and give_up:
+        raise UsageError("--wait or --give-up, not both", next="modelswitch resume --help")
+    if give_up and name is None:
+        raise UsageError("--give-up ends one plan: name its model", next="modelswitch diff")
     if reason and not outrank:
         raise UsageError("--reason goes with --outrank", next="modelswitch resume --help")
     if session.dry_run:
         return _previewed_resume(session.switch.preview_resume(name))
     why = session.reason(reason) if outrank else None
     with session.steps(name or ""):
-        concluded = session.switch.resume(name, now=now, outrank=why)
+        concluded = session.switch.resume(
+            name,
+            now=now,
+            outrank=why,
+            give_up=give_up,
+            wait_s=(session.timeout_s or _WAIT_S) if wait else 0.0,
+        )
     lines = []
     for switched in concluded:
         moved = switched.moved
@@ -255,7 +299,7 @@ def _moved_data(switched: Switched) -> dict[str, Any]:
             for server in moved.servers
         ],
         "marks": switched.marks,
-    }
+    } | ({"plan": moved.plan} if moved.plan else {})
 
 
 def _promoted(session: Session, switched: Switched, stage: str, waited_s: float | None) -> str:
@@ -278,6 +322,16 @@ def _promoted(session: Session, switched: Switched, stage: str, waited_s: float 
         path = f"/predictions/{moved.model}/{moved.after.label}"
         line += f" Try it: {servers[0].inference_url}{path}"
     return line
+
+
+def _planned(ref: str, switched: Switched, file: str) -> str:
+    moved = switched.moved
+    first = "is planned" if moved.changed else "was planned already"
+    return (
+        f"{moved.model}@{_version(moved.after)} {first} (row {moved.event}): its pins stand in "
+        f"{file}, and nothing has changed on any server. Commit it, have it applied, then: "
+        "modelswitch resume --wait"
+    )
 
 
 def _proven(moved: Moved, waited_s: float | None) -> str:

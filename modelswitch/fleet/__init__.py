@@ -6,6 +6,6 @@ the generation that stands.
 """
 
 from modelswitch.fleet.folder import FolderFleet
-from modelswitch.fleet.protocol import Fleet, Published
+from modelswitch.fleet.protocol import Feed, Fleet, Published
 
-__all__ = ["Fleet", "FolderFleet", "Published"]
+__all__ = ["Feed", "Fleet", "FolderFleet", "Published"]

@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from modelswitch.effects import effect
-from modelswitch.errors import FleetUnreachable, PinsError, PinsTooNew
+from modelswitch.errors import FleetUnreachable, PinsError, PinsTooNew, UsageError
 from modelswitch.files import write_whole
-from modelswitch.fleet.protocol import Published
-from modelswitch.pins import MAX_BYTES, Pins, parse
+from modelswitch.fleet.protocol import Published, check_size, stays
+from modelswitch.pins import Pins, parse
 from modelswitch.reports import Report
 
 # watchfiles looks at what the kernel has told it once a step.
@@ -36,6 +36,7 @@ class FolderFleet:
         self.pins_file = path / "pins.json"
         self.announcement_file = path / "announcement.json"
         self.reports_dir = path / "reports"
+        self._read: tuple[str, Pins] | None = None  # the text that was parsed last
 
     def publish(
         self,
@@ -44,15 +45,10 @@ class FolderFleet:
         correlation_id: str | None = None,
         note: Mapping[str, Any] | None = None,
     ) -> Pins:
-        text = pins.text
-        if len(text.encode()) > MAX_BYTES:
-            raise PinsError(
-                f"the pins are {len(text.encode()):,} bytes, more than {MAX_BYTES:,}",
-                next="retire models or candidates, or split them over deployments",
-            )
+        check_size(pins)
         with _disk(self.path), self._locked():
             standing = self._standing()
-            if standing is not None and _stays(standing, pins):
+            if standing is not None and stays(standing, pins):
                 return standing
             with effect("fleet.publish", generation=pins.generation):
                 announcement = {
@@ -61,8 +57,14 @@ class FolderFleet:
                     "note": note,
                 }
                 write_whole(self.announcement_file, json.dumps(announcement))
-                write_whole(self.pins_file, text)
+                write_whole(self.pins_file, pins.text)
         return pins
+
+    def write(self, pins: Pins) -> Path:
+        raise UsageError(
+            "a plan waits for a pull request, and this fleet is a folder without one",
+            next='without --plan; or [fleet] kind = "kubernetes" with pins_file',
+        )
 
     def published(self) -> Published | None:
         with _disk(self.path):
@@ -72,7 +74,9 @@ class FolderFleet:
                 return None
             except UnicodeDecodeError as error:
                 raise PinsError(f"{self.pins_file} is not text: {error}") from error
-        pins = parse(text, source=str(self.pins_file))
+        if self._read is None or self._read[0] != text:
+            self._read = text, parse(text, source=str(self.pins_file))
+        pins = self._read[1]
         said = self._announcement()
         if said.get("generation") != pins.generation:
             return Published(pins)
@@ -117,7 +121,11 @@ class FolderFleet:
                 return False
         return True
 
-    def report(self, report: Report) -> None:
+    @property
+    def unread(self) -> None:
+        """A folder that cannot be read says so when it is."""
+
+    def report(self, report: Report, pins: Pins | None = None) -> None:
         self._make()
         with _disk(self.path):
             text = report.model_dump_json(by_alias=True, indent=1)
@@ -195,13 +203,6 @@ def _read(file: Path) -> Report:
         healthy=False,
         error=f"its report {file} {why}",
     )
-
-
-def _stays(standing: Pins, new: Pins) -> bool:
-    """Whether `standing` is not to be written over by `new`."""
-    if standing.epoch != new.epoch:
-        return standing.generation >= new.generation
-    return standing.generation > new.generation or standing.text == new.text
 
 
 @contextlib.contextmanager

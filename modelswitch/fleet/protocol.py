@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from modelswitch.pins import Pins
+from modelswitch.errors import PinsError
+from modelswitch.pins import MAX_BYTES, Pins
 from modelswitch.reports import Report
 
 
@@ -23,7 +25,7 @@ class Published:
 
 
 class Fleet(Protocol):
-    """The verbs' side publishes and waits; the agents' side follows and reports."""
+    """What commands see: they publish, and read what agents report."""
 
     def publish(
         self,
@@ -36,6 +38,12 @@ class Fleet(Protocol):
 
         Pins of another epoch that are not older stay too: they are recorded first. Raises
         PinsTooNew where a later release has published.
+        """
+
+    def write(self, pins: Pins) -> Path:
+        """Write pins where a pull request takes them from, and publish nothing; the file.
+
+        Raises UsageError where there is no such file.
         """
 
     def published(self) -> Published | None:
@@ -53,8 +61,36 @@ class Fleet(Protocol):
     def forget(self, server: str) -> bool:
         """Strike a server off the roster; False when it was not on it."""
 
-    def report(self, report: Report) -> None:
-        """Put an agent's report where the verbs read it."""
+
+class Feed(Protocol):
+    """What one agent sees: it follows what is published, and reports."""
+
+    def published(self) -> Published | None:
+        """As the fleet's own."""
+
+    @property
+    def unread(self) -> str | None:
+        """Why the latest pins may not have been seen since this start; None once they were."""
+
+    def report(self, report: Report, pins: Pins | None = None) -> None:
+        """Put an agent's report where the verbs read it; `pins` are those that it follows."""
 
     def follow(self, poll_s: float) -> AsyncIterator[None]:
         """Wake whenever the published pins may have changed, and every `poll_s` seconds."""
+
+
+def stays(standing: Pins, new: Pins) -> bool:
+    """Whether `standing` is not to be written over by `new`."""
+    if standing.epoch != new.epoch:
+        return standing.generation >= new.generation
+    return standing.generation > new.generation or standing.text == new.text
+
+
+def check_size(pins: Pins) -> None:
+    """Raise PinsError on a document that no ConfigMap holds."""
+    size = len(pins.text.encode())
+    if size > MAX_BYTES:
+        raise PinsError(
+            f"the pins are {size:,} bytes, more than {MAX_BYTES:,}",
+            next="retire models or candidates, or split them over deployments",
+        )

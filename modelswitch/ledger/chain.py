@@ -56,9 +56,19 @@ def seal(
         prev_hash=last.hash if last else GENESIS,
         hash="",
     )
-    if topped or _changes_pins(event, head):
+    if head is not None and _carries_out(event, head):
+        # Its pins were published under the number of the plan.
+        event = replace(event, generation=max(generation, head.seq))
+    elif topped or _changes_pins(event, head):
         event = replace(event, generation=seq)
     return replace(event, hash=event.computed_hash())
+
+
+def _carries_out(event: Event, head: Event) -> bool:
+    """Whether the row says that the plan at the head was applied as it stood."""
+    if event.is_note or not head.head.planned:
+        return False
+    return event.head == replace(head.head, planned=False)
 
 
 def _changes_pins(event: Event, head: Event | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -100,7 +100,8 @@ class Event:
     @property
     def head(self) -> Head:
         """What this row says of its model; raises ValueError for a note."""
-        return head_of(self.kind, self.line, self.target)
+        head = head_of(self.kind, self.line, self.target)
+        return replace(head, planned=True) if head.is_open and self.holder is None else head
 
     @property
     def is_note(self) -> bool:
@@ -168,19 +169,22 @@ def slot_to_json(slot: Slot) -> dict[str, Any]:
         "digest": slot.digest,
         "workers": slot.workers,
         "device": slot.device,
-    }
+    } | ({"pool": slot.pool} if slot.pool else {})
 
 
 def line_to_json(line: Line) -> dict[str, Any]:
+    # The pool only where one was named: rows written before there were pools keep their hashes.
     return {
         "serving": [slot_to_json(s) for s in line.serving],
         "candidates": [slot_to_json(s) for s in line.candidates],
-    }
+    } | ({"pool": line.pool} if line.pool != "default" else {})
 
 
 def line_from_json(data: Mapping[str, Any]) -> Line:
     return Line(
-        tuple(Slot(**s) for s in data["serving"]), tuple(Slot(**s) for s in data["candidates"])
+        tuple(Slot(**s) for s in data["serving"]),
+        tuple(Slot(**s) for s in data["candidates"]),
+        data.get("pool", "default"),
     )
 
 

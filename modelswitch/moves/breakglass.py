@@ -82,6 +82,7 @@ def record(ledger: Ledger, published: Published) -> list[Event]:
                 for c in event.head.standing.candidates
                 if c.digest != now.digest and all(c.digest != b.digest for b in behind)
             ),
+            event.head.pool,
         )
         draft = Draft(
             model=model,

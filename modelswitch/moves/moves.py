@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from modelswitch.errors import (
     Behind,
@@ -18,6 +19,7 @@ from modelswitch.errors import (
     Quarantined,
     Refused,
     Superseded,
+    WaitsForApproval,
 )
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import Event, Ledger, find_quarantine, quarantine, ways_back
@@ -25,8 +27,8 @@ from modelswitch.line import Head, Kind, Line, Slot
 from modelswitch.moves import breakglass
 from modelswitch.moves.holders import os_user
 from modelswitch.moves.proof import Outcome, Proof
-from modelswitch.moves.publishing import Intent, Publisher
-from modelswitch.moves.work import Moved, Work, lease, refuse_at_work
+from modelswitch.moves.publishing import Intent, Publisher, is_merged, merged_candidate
+from modelswitch.moves.work import Moved, Work, lease, not_proven, refuse_at_work
 from modelswitch.pins import Pins
 from modelswitch.settings import Settings
 
@@ -51,8 +53,22 @@ class Moves:
         """Publish the ledger's pins above a generation that something else has published."""
         return self.publisher.outrank(intent)
 
-    def stage(self, model: str, slot: Slot, intent: Intent) -> Moved:
-        """Load a candidate on every server; moves no traffic. Raises NotProven when undone."""
+    def stage(
+        self,
+        model: str,
+        slot: Slot,
+        intent: Intent,
+        *,
+        pool: str | None = None,
+        plan: bool = False,
+    ) -> Moved:
+        """Load a candidate on every server; moves no traffic. Raises NotProven when undone.
+
+        `pool` names the model's, where it has none yet. `slot.pool` keeps the candidate to the
+        servers of another one. `plan`: written for a pull request, and no more.
+        """
+        if plan and (again := self._written_again(model, slot, "stage")):
+            return again
         with self._at_work(model) as work:
             head = work.head
             refuse_quarantined(self.ledger.history(model), model, slot)
@@ -63,34 +79,79 @@ class Moves:
                     f"{model}@{slot.version} is loaded already, as a way back",
                     next=f"modelswitch promote {model}@{slot.version} --to production",
                 )
-            if any(s.digest == slot.digest for s in head.line.candidates):
+            line = in_pool(model, head.line, pool)
+            there = line.find(slot.digest)
+            if there is not None and there.pool == slot.pool:
                 return self._unchanged(model, head, slot)
-            self.proof.refuse_silent(model, slot)
-            target = head.line.staged(slot, max_candidates=self.settings.max_candidates)
+            home = slot.pool or line.pool
+            self.proof.refuse_silent(model, slot, home)
+            target = line.staged(slot, max_candidates=self.settings.max_candidates)
+            if plan:
+                return self._planned(work, head.prepare(target), slot, "stage", intent)
             work.append(head.prepare(target), "stage", intent)
-            outcome = self.proof.wait_warm(model, slot)
+            outcome = self.proof.wait_warm(model, slot, home)
             return work.finish(outcome, slot, "stage", intent)
 
-    def promote(self, model: str, slot: Slot, intent: Intent, *, action: str = "promote") -> Moved:
-        """Make `slot` what answers everywhere; raises NotProven when it was undone."""
+    def promote(
+        self,
+        model: str,
+        slot: Slot,
+        intent: Intent,
+        *,
+        action: str = "promote",
+        pool: str | None = None,
+        plan: bool = False,
+    ) -> Moved:
+        """Make `slot` what answers everywhere; raises NotProven when it was undone.
+
+        `pool` and `plan` as for `stage`; a plan is refused unless every server has it warm.
+        """
+        if plan and (again := self._written_again(model, slot, action)):
+            return again
         with self._at_work(model) as work:
             head = work.head
             refuse_quarantined(self.ledger.history(model), model, slot)
             if head.line.default and head.line.default.digest == slot.digest:
                 return self._unchanged(model, head, slot)
-            self.proof.refuse_silent(model, slot)
-            target = head.line.promoted(slot, ways_back=self.settings.ways_back)
-            wanted = target.serving[0]
-            if not self.proof.is_warm(model, wanted):
+            line = in_pool(model, head.line, pool)
+            target = line.promoted(slot, ways_back=self.settings.ways_back)
+            wanted, home = target.serving[0], target.pool
+            self.proof.refuse_silent(model, slot, home)
+            warm = self.proof.is_warm(model, wanted, home)
+            if plan:
+                if not warm:
+                    raise refuse_cold(model, slot)
+                return self._planned(work, head.commit(target), wanted, action, intent)
+            if not warm:
                 head = work.append(head.prepare(target), action, intent)
-                outcome = self.proof.wait_warm(model, wanted)
+                outcome = self.proof.wait_warm(model, wanted, home)
                 if not outcome.ok:
                     return work.finish(outcome, wanted, action, intent)
                 head = work.append(head.commit(), action, intent)
             else:
                 head = work.append(head.commit(target), action, intent)
-            outcome = self.proof.wait_proven(model, wanted)
+            outcome = self.proof.wait_proven(model, wanted, home)
             return work.finish(outcome, wanted, action, intent)
+
+    def _planned(self, work: Work, head: Head, slot: Slot, action: str, intent: Intent) -> Moved:
+        """Write the row that waits, and its pins into the working tree."""
+        for model, event in self.ledger.heads().items():
+            if event.head.planned:
+                raise waits(model, event)
+        file = work.plan(head, action, intent)
+        before = head.line.default
+        return Moved(work.model, before, slot, work.seq, work.seq, changed=True, plan=str(file))
+
+    def _written_again(self, model: str, slot: Slot, action: str) -> Moved | None:
+        """The same plan a second time: its pins are written once more."""
+        event = self.ledger.head(model)
+        if event is None or not event.head.planned or event.action != action:
+            return None
+        target, before = event.head.target, event.head.line.default
+        if target is None or target.find(slot.digest) is None:
+            return None
+        file = self.fleet.write(self.publisher.planned(event))
+        return Moved(model, before, slot, event.seq, event.seq, changed=False, plan=str(file))
 
     def rollback(
         self, model: str, intent: Intent, *, leaves: str | None = None, quarantines: bool = True
@@ -133,7 +194,7 @@ class Moves:
                     raise self.no_longer(model, shown.version, event) from None
         pins = self.publish()
         wanted = new.serving[0]
-        outcome = self.proof.wait_proven(model, wanted, everyone=True)
+        outcome = self.proof.wait_proven(model, wanted, new.pool, everyone=True)
         moved = Moved(
             model, shown, wanted, written.seq, pins.generation, outcome.servers, changed=True
         )
@@ -152,7 +213,8 @@ class Moves:
             "quarantine": quarantines,
         }
         before, wanted, pins = breakglass.break_glass(self.fleet, model, leaves=leaves, note=note)
-        outcome = self.proof.wait_proven(model, wanted, everyone=True)
+        home = pins.models[model].pool
+        outcome = self.proof.wait_proven(model, wanted, home, everyone=True)
         if not outcome.ok:
             self._raise_behind(model, before, wanted, outcome)
         return Moved(model, before, wanted, 0, pins.generation, outcome.servers)
@@ -186,24 +248,37 @@ class Moves:
             self.publisher.draft(model, None, Kind.NOTE, "lift", intent, evidence=evidence)
         )
 
-    def conclude(self, model: str, intent: Intent, *, now: bool = False) -> Moved | None:
-        """Settle what an ended command left open; None when nothing was open.
+    def conclude(
+        self, model: str, intent: Intent, *, now: bool = False, give_up: bool = False
+    ) -> Moved | None:
+        """Settle what an ended command, or a pull request, left open; None when nothing was open.
 
-        Raises AtWork while its command lives, unless `now`.
+        Raises AtWork while its command lives, unless `now`; WaitsForApproval for a plan that is
+        not applied yet, unless `give_up`; NotProven for one that was, and was undone.
         """
         event = self.ledger.head(model)
         if event is None or not event.head.is_open:
             return None
         if not now:
             refuse_at_work(self.ledger, event)
-        head = event.head
         self.publish()
-        outcome = Outcome(ok=False)
-        slot = head.default
-        if head.kind is Kind.COMMITTED and slot is not None:
-            outcome = self.proof.wait_proven(model, slot)
-        done = head.settle(done=outcome.ok)
+        event = self.ledger.head(model)  # publishing may have found a plan applied
+        if event is None or not event.head.is_open:
+            return None
+        head = event.head
         why = f"concludes the {event.action} of row {event.seq}: {event.reason}"
+        outcome = Outcome(ok=False)
+        slot = head.target.default if head.target else None
+        if head.planned:
+            if not give_up and self.ledger.snapshot().generation < event.seq:
+                raise waits(model, event)
+            how = "was given up" if give_up else "was overtaken by a later move"
+            why = f"the plan of row {event.seq} {how}: {event.reason}"
+        elif head.kind is Kind.COMMITTED and slot is not None:
+            outcome = self.proof.wait_proven(model, slot, head.pool)
+        elif (slot := merged_candidate(event)) is not None:
+            outcome = self.proof.wait_warm(model, slot, slot.pool or head.pool)
+        done = head.settle(done=outcome.ok)
         draft = self.publisher.draft(
             model,
             event.seq,
@@ -215,6 +290,10 @@ class Moves:
         )
         written = self.ledger.append(draft)
         pins = self.publish()
+        if head.planned:
+            self.fleet.write(pins)
+        elif is_merged(event) and not outcome.ok and slot is not None:
+            raise not_proven(model, slot, event.action, outcome, head.line)
         return Moved(
             model,
             head.line.default,
@@ -277,6 +356,42 @@ class Moves:
             f"What is behind keeps answering {model}@{left.version} and follows when it can.",
             next="modelswitch status",
         )
+
+
+def in_pool(model: str, line: Line, pool: str | None) -> Line:
+    """The line in the pool that was asked for; raises Refused when it stands in another."""
+    if pool is None or pool == line.pool:
+        return line
+    if line.slots:
+        raise Refused(
+            f"{model} belongs to the pool {line.pool}, and does not move to {pool} while it is "
+            "loaded there",
+            next=f"modelswitch retire {model}, then promote it into {pool}; a candidate alone: "
+            f"--to staging --only-in {pool}",
+        )
+    return replace(line, pool=pool)
+
+
+def refuse_cold(model: str, slot: Slot) -> Refused:
+    return Refused(
+        f"{model}@{slot.version} is not warm on every server, so a pull request could not switch "
+        "to it at once",
+        next=f'modelswitch promote {model}@{slot.version} --to staging --reason "…" first',
+    )
+
+
+def waits(model: str, event: Event) -> WaitsForApproval:
+    """What is said of a plan that is not applied yet."""
+    target = event.head.target
+    new = [s for s in (target.slots if target else ()) if s not in event.head.line.slots]
+    slot = new[0] if new else (target.default if target else None)
+    what = f"{model}@{slot.version}" if slot else model
+    return WaitsForApproval(
+        f"{what} waits for a pull request: {event.actor.name} planned its {event.action} "
+        f"(row {event.seq}: {event.reason})",
+        next=f"apply its pins, then modelswitch resume --wait; or modelswitch resume {model} "
+        "--give-up",
+    )
 
 
 def refuse_quarantined(rows: Iterable[Event], model: str, slot: Slot) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from modelswitch.errors import NoLongerServes, NothingToGoBackTo, Refused
 from modelswitch.ledger import ways_back
 from modelswitch.line import Head, Kind, Line, Slot, Stage, version_of
-from modelswitch.moves.moves import Moves, refuse_quarantined
+from modelswitch.moves.moves import Moves, in_pool, refuse_quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,12 @@ class Previews:
         self.moves = moves
         self.ledger = moves.ledger
 
-    def promote(self, model: str, slot: Slot, to: Stage, *, built: bool) -> Preview:
+    def promote(
+        self, model: str, slot: Slot, to: Stage, *, built: bool, pool: str | None = None
+    ) -> Preview:
         """`slot` may stand for an archive that is not built yet."""
         head, notes = self._head(model)
-        line, limits = head.line, self.moves.settings
+        line, limits = in_pool(model, head.line, pool), self.moves.settings
         refuse_quarantined(self.ledger.history(model), model, slot)
         is_default = line.default is not None and line.default.digest == slot.digest
         if to is Stage.PRODUCTION:
@@ -86,11 +88,12 @@ class Previews:
             target = line
         else:
             target = line.staged(slot, max_candidates=limits.max_candidates)
+        pool = slot.pool or target.pool
         if target != line:
-            self.moves.proof.refuse_silent(model, slot)
+            self.moves.proof.refuse_silent(model, slot, pool)
         if not built:
             notes = (*notes, f"the archive of {model}@{slot.version} would be built first")
-        warm = built and self.moves.proof.is_warm(model, target.find(slot.digest) or slot)
+        warm = built and self.moves.proof.is_warm(model, target.find(slot.digest) or slot, pool)
         return self._preview(model, f"promote to {to}", line, target, slot, warm, notes)
 
     def rollback(self, model: str, leaves: str | None = None) -> Preview:
@@ -106,7 +109,7 @@ class Previews:
             raise self.moves.no_longer(model, leaves, event)
         target = self.moves.gone_back(model, event.head, ways_back(self.ledger.history(model)))
         slot = target.serving[0]
-        warm = self.moves.proof.is_warm(model, slot)
+        warm = self.moves.proof.is_warm(model, slot, target.pool)
         standing = event.head.standing
         preview = self._preview(model, "roll back", standing, target, slot, warm, ())
         return replace(preview, leaves=shown.label)
@@ -128,7 +131,7 @@ class Previews:
             after=back[0],
             serving=tuple(back),
             candidates=(),
-            servers=self._servers,
+            servers=self._servers(pinned.pool),
             notes=("by the published pins, without asking the ledger",),
         )
 
@@ -152,9 +155,8 @@ class Previews:
                 found.append(replace(preview, changes=True))
         return found
 
-    @property
-    def _servers(self) -> tuple[str, ...]:
-        return tuple(report.server for report in self.moves.proof.roster())
+    def _servers(self, pool: str) -> tuple[str, ...]:
+        return tuple(report.server for report in self.moves.proof.roster(pool))
 
     def _head(self, model: str) -> tuple[Head, tuple[str, ...]]:
         event = self.ledger.head(model)
@@ -182,7 +184,7 @@ class Previews:
             after=after.version if after else None,
             serving=tuple(slot.version for slot in target.serving),
             candidates=tuple(slot.version for slot in target.candidates),
-            servers=self._servers,
+            servers=self._servers((after.pool if after else None) or target.pool),
             warm=warm,
             changes=line != target,
             notes=notes,

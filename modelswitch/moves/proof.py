@@ -20,7 +20,6 @@ from modelswitch.reports import Proof as DefaultProof
 from modelswitch.reports import Report, State
 from modelswitch.settings import Timeouts
 
-POOL = "default"
 _LOOK_EVERY_S = 0.5
 _SLACK_S = 10.0  # an agent's fetch and verification come before its own load timeout
 
@@ -86,17 +85,23 @@ class Proof:
         self.fleet = fleet
         self.timeouts = timeouts
 
-    def roster(self) -> tuple[Report, ...]:
-        return tuple(r for r in self.fleet.reports() if r.pool == POOL)
+    def roster(self, pool: str) -> tuple[Report, ...]:
+        """The servers of a pool."""
+        return tuple(r for r in self.fleet.reports() if r.pool == pool)
 
-    def refuse_silent(self, model: str, slot: Slot) -> None:
-        """Before any effect: every server of the roster must live to be proven."""
+    def refuse_silent(self, model: str, slot: Slot, pool: str) -> None:
+        """Before any effect: every server of the pool must live to be proven."""
         now = datetime.now(UTC)
-        roster = self.roster()
+        everyone = self.fleet.reports()
+        roster = [r for r in everyone if r.pool == pool]
         silent = [r for r in roster if r.is_silent(now)]
         if not roster or len(silent) == len(roster):
+            others = sorted({r.pool for r in everyone} - {pool})
+            known = f" (other pools: {', '.join(others)})" if others else ""
+            why = f": {silent[0].server}: {silent[0].why_silent}" if silent else ""
             raise FleetUnreachable(
-                f"{model}@{slot.version}: no live server in the fleet, so nothing can be proven",
+                f"{model}@{slot.version}: no live server in the pool {pool}{known}, so nothing "
+                f"can be proven{why}",
                 next="modelswitch status; modelswitch up",
             )
         if silent:
@@ -108,11 +113,11 @@ class Proof:
                 f"modelswitch agent forget {silent[0].server}",
             )
 
-    def is_warm(self, model: str, slot: Slot) -> bool:
-        roster = self.roster()
+    def is_warm(self, model: str, slot: Slot, pool: str) -> bool:
+        roster = self.roster(pool)
         return bool(roster) and all(r.is_warm(model, slot.label, slot.workers) for r in roster)
 
-    def wait_warm(self, model: str, slot: Slot) -> Outcome:
+    def wait_warm(self, model: str, slot: Slot, pool: str) -> Outcome:
         def judge(report: Report) -> _Verdict:
             found = report.slot(model, slot.label)
             if found.state is State.FAILED:
@@ -122,15 +127,17 @@ class Proof:
         return self._wait(
             judge,
             self.timeouts.load_s + _SLACK_S,
+            pool,
             meanwhile=lambda: self._is_pinned(model, lambda p: slot.label in p.slots),
         )
 
-    def wait_proven(self, model: str, slot: Slot, *, everyone: bool = False) -> Outcome:
+    def wait_proven(self, model: str, slot: Slot, pool: str, *, everyone: bool = False) -> Outcome:
         """`everyone`: also hear the others out when one failed, and wait for none that is down."""
         judge = self._judge_proven(model, slot)
         return self._wait(
             judge,
             self.timeouts.prove_s,
+            pool,
             meanwhile=lambda: self._is_pinned(model, lambda p: p.default == slot.label),
             everyone=everyone,
         )
@@ -139,7 +146,7 @@ class Proof:
         """Whether the published pins still ask for it, or another command has moved on."""
         try:
             published = self.fleet.published()
-        except PinsError:  # somebody's rubbish: agents keep to what they have
+        except (PinsError, FleetUnreachable):  # agents keep to what they have
             return True
         pinned = published.pins.models.get(model) if published else None
         return pinned is not None and as_wanted(pinned)
@@ -158,13 +165,15 @@ class Proof:
         self,
         judge: Judge,
         timeout_s: float,
+        pool: str,
         *,
         meanwhile: Callable[[], bool],
         everyone: bool = False,
     ) -> Outcome:
-        """Until every server of the roster is done, or one failed, or time is up.
+        """Until every server of the pool is done, or one failed, or time is up.
 
-        Given up, too, as soon as `meanwhile` does not hold: nobody will do it any more.
+        Done is what two more looks confirm: a server may have joined meanwhile. Given up, too,
+        as soon as `meanwhile` does not hold: nobody will do it any more.
 
         A report counts from the generation published on. `everyone`: also hear the others out
         when one has failed, and do not wait for servers that are down.
@@ -176,7 +185,7 @@ class Proof:
         for reports in self.fleet.watch(timeout_s):
             now = datetime.now(UTC)
             servers = {
-                r.server: _outcome(r, judge, generation, now) for r in reports if r.pool == POOL
+                r.server: _outcome(r, judge, generation, now) for r in reports if r.pool == pool
             }
             tell(
                 "fleet.wait",
@@ -185,7 +194,9 @@ class Proof:
             )
             states = [s.state for s in servers.values()]
             if states and all(s == "proven" for s in states):
-                return Outcome(ok=True, servers=tuple(servers.values()))
+                if self._is_confirmed(judge, generation, pool):
+                    return Outcome(ok=True, servers=tuple(servers.values()))
+                continue
             ended = {"proven", "failed", "down"} if everyone else {"proven"}
             if all(s in ended for s in states) or (not everyone and "failed" in states):
                 break
@@ -194,6 +205,19 @@ class Proof:
                 if not meanwhile():
                     break
         return Outcome(ok=False, servers=tuple(servers.values()))
+
+    def _is_confirmed(self, judge: Judge, generation: int, pool: str) -> bool:
+        """Whether two looks in a row find every server of the pool done."""
+        for _ in range(2):
+            try:
+                roster = self.roster(pool)
+            except FleetUnreachable:
+                return False
+            now = datetime.now(UTC)
+            states = [_outcome(report, judge, generation, now).state for report in roster]
+            if not states or any(state != "proven" for state in states):
+                return False
+        return True
 
 
 def _outcome(report: Report, judge: Judge, generation: int, now: datetime) -> ServerOutcome:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelswitch import pins as pinning
 from modelswitch.effects import correlation_id
-from modelswitch.errors import PinsError
+from modelswitch.errors import PinsError, Superseded
 from modelswitch.fleet.protocol import Fleet, Published
-from modelswitch.ledger import Draft, Ledger
+from modelswitch.ledger import Draft, Event, Ledger
 from modelswitch.line import Kind, Line, Slot
 from modelswitch.moves import breakglass
-from modelswitch.moves.holders import os_user
+from modelswitch.moves.holders import new_holder, os_user
 from modelswitch.pins import Pins
+
+MERGED = "merged"  # in the evidence of the row that says a plan's pins were applied: its plan's
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Publisher:
             if standing.epoch != pins.epoch and self._record_break_glass(standing):
                 continue
             is_ours = standing.epoch == pins.epoch
+            if is_ours and self._record_merge(standing):
+                continue
             if is_ours and standing.generation <= pins.generation:
                 return standing
             # A newer row was published meanwhile, or somebody else wrote into the fleet.
@@ -58,6 +63,38 @@ class Publisher:
                     f"{pins.generation}: something else wrote them",
                     next='the ledger above them: modelswitch resume --outrank --reason "…"',
                 )
+
+    def planned(self, event: Event) -> Pins:
+        """The pins that a plan's pull request holds: the ledger's, with the plan carried out."""
+        heads = {model: other.head for model, other in self.ledger.heads().items()}
+        heads[event.model] = replace(event.head, planned=False)
+        return pinning.render(
+            heads,
+            deployment=self.deployment,
+            generation=event.seq,
+            epoch=self.ledger.snapshot().epoch,
+        )
+
+    def _record_merge(self, standing: Pins) -> bool:
+        """Write that a plan's pins were applied; False when no plan's were."""
+        for event in self.ledger.heads().values():
+            is_its = event.head.planned and event.seq == standing.generation
+            if is_its and self.planned(event) == standing:
+                draft = self.draft(
+                    event.model,
+                    event.seq,
+                    event.kind,
+                    event.action,
+                    Intent(f"its pull request was applied: {event.reason}"),
+                    line=event.line,
+                    target=event.target,
+                    holder=new_holder(),
+                    evidence={MERGED: event.seq},
+                )
+                with suppress(Superseded):  # somebody else saw it in the same moment
+                    self.ledger.append(draft)
+                return True
+        return False
 
     def _record_break_glass(self, standing: Pins) -> bool:
         """Write what was done while the ledger was away; False when it is not a break-glass."""
@@ -116,3 +153,16 @@ class Publisher:
             os_user=os_user(),
             claimed=intent.claimed,
         )
+
+
+def is_merged(event: Event) -> bool:
+    """Whether the row says that a plan's pins were applied."""
+    return MERGED in event.evidence
+
+
+def merged_candidate(event: Event) -> Slot | None:
+    """The candidate that an applied plan stages: nobody waits for it but who concludes it."""
+    target = event.head.target
+    if event.kind is not Kind.PREPARED or target is None or not is_merged(event):
+        return None
+    return next((s for s in target.candidates if s not in event.head.line.slots), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from modelswitch.errors import AtWork, NotProven
@@ -17,7 +18,10 @@ from modelswitch.moves.publishing import Intent, Publisher
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A move that was concluded. `event` is the seq of its last row; 0 where nothing was done."""
+    """A move that was concluded. `event` is the seq of its last row; 0 where nothing was done.
+
+    `plan`: the file whose pins wait for a pull request.
+    """
 
     model: str
     before: Slot | None
@@ -27,6 +31,7 @@ class Moved:
     servers: tuple[ServerOutcome, ...] = ()
     changed: bool = True
     replaced: tuple[Slot, ...] = ()
+    plan: str | None = None
 
 
 _NOTHING_YET = Head(Kind.SETTLED, Line())
@@ -98,21 +103,34 @@ class Work:
         self.generation = self._publisher.publish().generation
         return head
 
+    def plan(self, head: Head, action: str, intent: Intent) -> Path:
+        """Write the row that waits for a pull request, then its pins into the working tree."""
+        draft = self._publisher.draft(
+            self.model, self.seq, head.kind, action, intent, line=head.line, target=head.target
+        )
+        event = self._publisher.ledger.append(draft)
+        self.seq, self.head = event.seq, event.head
+        return self._publisher.fleet.write(self._publisher.planned(event))
+
     def finish(self, outcome: Outcome, slot: Slot, action: str, intent: Intent) -> Moved:
         """Settle at the target if it was proven, else where the move came from."""
         opened = self.head
         self.append(opened.settle(done=outcome.ok), action, intent, evidence=outcome.evidence)
         before = opened.line.default
         if not outcome.ok:
-            serves = (
-                f"{self.model}@{before.version} serves." if before else "Nothing serves, as before."
-            )
-            verb = "staged" if action == "stage" else "promoted"
-            raise NotProven(
-                f"{self.model}@{slot.version} was not {verb}: {outcome.story}. {serves}",
-                next=f"modelswitch logs {self.model}@{slot.version}",
-            )
+            raise not_proven(self.model, slot, action, outcome, opened.line)
         replaced = tuple(s for s in opened.line.candidates if self.head.line.find(s.digest) is None)
         return Moved(
             self.model, before, slot, self.seq, self.generation, outcome.servers, replaced=replaced
         )
+
+
+def not_proven(model: str, slot: Slot, action: str, outcome: Outcome, line: Line) -> NotProven:
+    """What is said of a move that was undone; `line` stands."""
+    before = line.default
+    serves = f"{model}@{before.version} serves." if before else "Nothing serves, as before."
+    verb = "staged" if action == "stage" else "promoted"
+    return NotProven(
+        f"{model}@{slot.version} was not {verb}: {outcome.story}. {serves}",
+        next=f"modelswitch logs {model}@{slot.version}",
+    )

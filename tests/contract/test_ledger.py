@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -202,7 +203,13 @@ def test_notes_stand_in_the_chain_and_outside_the_compare_and_swap(ledger: Ledge
 def test_the_generation_is_the_row_that_last_changed_the_pins(ledger: Ledger) -> None:
     def step(parent: int, kind: Kind, held: Line, target: Line | None = None) -> int:
         draft = Draft(
-            model="digits", parent=parent, kind=kind, action="x", line=held, target=target
+            model="digits",
+            parent=parent,
+            kind=kind,
+            action="x",
+            line=held,
+            target=target,
+            holder="anna" if target else None,
         )
         return ledger.append(draft).generation
 
@@ -216,6 +223,35 @@ def test_the_generation_is_the_row_that_last_changed_the_pins(ledger: Ledger) ->
     assert ledger.append(settled(0, line(), model="faces")).generation == 7
     assert step(6, Kind.SETTLED, line(2)) == 8  # one slot less
     assert ledger.snapshot().generation == 8
+
+
+def test_a_plan_changes_no_pins_until_it_is_carried_out(ledger: Ledger) -> None:
+    staged, promoted = line(1, candidates=(2,)), line(2, 1)
+    ledger.append(settled(0, staged))
+    plan = Draft(
+        model="digits", parent=1, kind=Kind.COMMITTED, action="x", line=staged, target=promoted
+    )
+
+    planned = ledger.append(plan)
+    other = ledger.append(note())
+    applied = ledger.append(replace(plan, parent=2, holder="anna"))
+
+    assert (planned.generation, other.generation, applied.generation) == (1, 1, 2)
+    assert planned.head.planned
+    assert planned.head.default == slot(1)
+    assert applied.head.default == slot(2)
+
+
+def test_a_plan_that_others_overtook_ends_where_it_stood(ledger: Ledger) -> None:
+    staged, promoted = line(1, candidates=(2,)), line(2, 1)
+    ledger.append(settled(0, staged))
+    plan = Draft(
+        model="digits", parent=1, kind=Kind.COMMITTED, action="x", line=staged, target=promoted
+    )
+    ledger.append(plan)
+
+    assert ledger.append(settled(0, line(7), model="faces")).generation == 3
+    assert ledger.append(settled(2, staged)).generation == 3
 
 
 def test_a_row_above_the_pins_that_were_published_without_the_ledger(ledger: Ledger) -> None:

@@ -140,6 +140,7 @@ class Book:
             action=action,
             line=head.line,
             target=head.target,
+            holder="somebody" if head.is_open else None,
         )
 
     def _target(self, head: Head, plan: Plan) -> Line:

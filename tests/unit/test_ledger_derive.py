@@ -43,7 +43,9 @@ class Story:
     def write(self, action: str, head: Head, **more: object) -> Event:
         found = self.ledger.head("digits")
         parent = found.seq if found else 0
-        row = {"kind": head.kind, "line": head.line, "target": head.target, **more}
+        holder = "anna" if head.is_open else None
+        row = {"kind": head.kind, "line": head.line, "target": head.target, "holder": holder}
+        row |= more
         draft = Draft(model="digits", parent=parent, action=action, os_user="anna", **row)  # type: ignore[arg-type]
         return self.ledger.append(draft)
 

@@ -1,0 +1,146 @@
+"""The API server as one pod sees it: plain requests over lightkube's configuration.
+
+lightkube reads kubeconfig or service account, proves the server and renews the token on a 401.
+Its own watch is not used: it reopens without a pause and knows neither bookmarks nor an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelswitch.errors import FleetUnreachable
+from modelswitch.fleet.apiserver import configuration, reached
+from modelswitch.settings import Fleet
+
+if TYPE_CHECKING:
+    from httpx2 import Response
+
+TIMEOUT_S = 10.0
+_BURST = 5  # requests that may follow each other at once
+_REFILL_S = 1.0  # until another one may
+_MOST_PAUSE_S = 30.0
+
+
+@dataclass(slots=True)
+class Calls:
+    """How often the API server was asked, and how often in vain."""
+
+    requests: int = 0
+    errors: int = 0
+
+
+class PodApi:
+    """Requests in one namespace. Raises SettingsError where no cluster is configured."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        from httpx2 import Timeout
+        from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+
+        config = configuration(fleet)
+        self.namespace = fleet.namespace or config.namespace
+        self.calls = Calls()
+        self._allowance = float(_BURST)
+        self._allowed_at = time.monotonic()
+        # trust_env: a proxy of the environment must not stand between a pod and its API server
+        self._http = AsyncClient(
+            config, ConnectionParams(timeout=Timeout(TIMEOUT_S), trust_env=False)
+        )
+
+    async def get(self, kind: str, **params: Any) -> Response:
+        return await self._send("GET", kind, params=params)
+
+    async def patch(self, path: str, body: Mapping[str, Any]) -> Response:
+        """A strategic merge patch."""
+        headers = {"Content-Type": "application/strategic-merge-patch+json"}
+        return await self._send("PATCH", path, content=json.dumps(body), headers=headers)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, kind: str, *, silence_s: float, **params: Any
+    ) -> AsyncIterator[Response]:
+        """A watch. `silence_s`: how long nothing may come before the line counts as dead."""
+        from httpx2 import Timeout
+
+        await self._may()
+        with self._reached():
+            async with self._http.stream(
+                "GET",
+                self._url(kind),
+                params={"watch": "true", **params},
+                timeout=Timeout(TIMEOUT_S, read=silence_s),
+            ) as answer:
+                yield answer
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    def refused(self, answer: Response, what: str) -> FleetUnreachable:
+        """The error to raise for an answer that is not a success, once it was read."""
+        self.calls.errors += 1
+        try:
+            said = str(answer.json()["message"])
+        except (ValueError, KeyError, TypeError):
+            said = answer.text[:200]
+        hint = "the agent's Role: kubectl auth can-i --list" if answer.status_code == 403 else None
+        return FleetUnreachable(f"{what}: HTTP {answer.status_code} {said}", next=hint)
+
+    async def _send(self, method: str, path: str, **kwargs: Any) -> Response:
+        await self._may()
+        with self._reached():
+            return await self._http.request(method, self._url(path), **kwargs)
+
+    def _url(self, path: str) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/{path}"
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            with reached("the API server cannot be asked"):
+                yield
+        except FleetUnreachable:
+            self.calls.errors += 1
+            raise
+
+    async def _may(self) -> None:
+        """Wait until another request is due: a thousand pods must not be a storm."""
+        now = time.monotonic()
+        self._allowance += (now - self._allowed_at) / _REFILL_S
+        self._allowance = min(self._allowance, _BURST) - 1
+        self._allowed_at = now
+        self.calls.requests += 1
+        if self._allowance < 0:
+            await asyncio.sleep(-self._allowance * _REFILL_S)
+
+
+class Pause:
+    """Exponential, with jitter: 0.5 s, then twice as long each time, to half a minute."""
+
+    def __init__(self, first_s: float = 0.5) -> None:
+        self._first_s = self._next_s = first_s
+
+    def next_s(self) -> float:
+        longest = min(_MOST_PAUSE_S, self._next_s)
+        self._next_s = 2 * longest
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def reset(self) -> None:
+        self._next_s = self._first_s
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Around reading what was answered; raises FleetUnreachable for what nobody would answer."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise FleetUnreachable(
+            f"what answers is no API server: {type(error).__name__} {error}",
+            next="who stands between this pod and the API server?",
+        ) from error
