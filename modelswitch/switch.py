@@ -489,12 +489,13 @@ class ModelSwitch:
                     f"{model}@{version} is not loaded",
                     next=f'modelswitch promote {model}@{version} --to staging --reason "…"',
                 )
-        live = [r.inference_url for r in self._live() if r.inference_url]
-        url = live[0] if live else self.addresses.servers[0].inference_url
-        management = self.addresses.servers[0].management_url
+        url = self.settings.fleet.inference_url
+        if url is None:
+            live = [r.inference_url for r in self._live() if r.inference_url]
+            url = live[0] if live else self.addresses.servers[0].inference_url
 
         async def ask() -> Answer:
-            server = TorchServe(url, management)
+            server = TorchServe(url, url)  # only asked, never managed
             try:
                 return await server.predict(model, body, label=label, timeout_s=timeout_s)
             finally:

@@ -75,11 +75,14 @@ def promote(
     if switched.moved.plan is not None:
         return Result(
             _moved_data(switched) | {"stage": str(stage)},
-            [_planned(ref, switched, switched.moved.plan)],
+            [_planned(switched, switched.moved.plan)],
         )
     return Result(
         _moved_data(switched) | {"stage": str(stage)},
-        [_promoted(session, switched, str(stage), progress.waited_s)],
+        [
+            _promoted(session, switched, str(stage), progress.waited_s),
+            *(_commit_this(session) if switched.moved.changed else ()),
+        ],
     )
 
 
@@ -123,7 +126,7 @@ def rollback(
         f"{_proven(moved, progress.waited_s)}. Left: {name}@{_version(moved.before)}"
         f"{'' if no_quarantine else ', quarantined'}. {_marks(switched)}"
     )
-    return Result(_moved_data(switched), [line])
+    return Result(_moved_data(switched), [line, *_commit_this(session)])
 
 
 @click.command("retire", cls=Verb, panel=PANEL)
@@ -146,9 +149,8 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
         switched = session.switch.retire(wanted, why)
     moved = switched.moved
     serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
-    return Result(
-        _moved_data(switched), [f"{ref} is retired and is unloaded; {serves}. {_marks(switched)}"]
-    )
+    line = f"{ref} is retired and is unloaded; {serves}. {_marks(switched)}"
+    return Result(_moved_data(switched), [line, *_commit_this(session)])
 
 
 @click.command("resume", cls=Verb, panel=PANEL)
@@ -191,6 +193,8 @@ def resume(
         moved = switched.moved
         serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
         lines.append(f"{moved.model} is concluded: {serves}. {_marks(switched)}")
+    if concluded:
+        lines += _commit_this(session)
     return Result(
         [_moved_data(s) for s in concluded],
         lines or ["nothing was open; the fleet and the marks are as the ledger says"],
@@ -216,7 +220,7 @@ def adopt(session: Session, ref: str | None, reason: str | None) -> Result:
     with session.steps(ref) as progress:
         switched = session.switch.adopt(wanted, why)
     line = _promoted(session, switched, "production", progress.waited_s)
-    return Result(_moved_data(switched), [line])
+    return Result(_moved_data(switched), [line, *_commit_this(session)])
 
 
 @click.group("quarantine", cls=Verbs, panel=PANEL)
@@ -317,14 +321,22 @@ def _promoted(session: Session, switched: Switched, stage: str, waited_s: float 
         gone = ", ".join(f"{moved.model}@{slot.version}" for slot in moved.replaced)
         line += f" It replaces the candidate {gone}."
     line += f" {_marks(switched)}"
-    servers = session.switch.addresses.servers
-    if stage == "staging" and moved.after and servers:
-        path = f"/predictions/{moved.model}/{moved.after.label}"
-        line += f" Try it: {servers[0].inference_url}{path}"
+    if stage == "staging" and moved.after:
+        fleet = session.settings.fleet
+        servers = session.switch.addresses.servers if fleet.kind == "folder" else ()
+        url = fleet.inference_url or (servers[0].inference_url if servers else None)
+        if url:
+            line += f" Try it: {url}/predictions/{moved.model}/{moved.after.label}"
     return line
 
 
-def _planned(ref: str, switched: Switched, file: str) -> str:
+def _commit_this(session: Session) -> list[str]:
+    """What is published stands in the working tree too, and belongs into its history."""
+    file = session.settings.fleet.pins_file
+    return [f"commit this: {file} holds the pins that are published now"] if file else []
+
+
+def _planned(switched: Switched, file: str) -> str:
     moved = switched.moved
     first = "is planned" if moved.changed else "was planned already"
     return (

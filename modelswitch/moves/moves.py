@@ -163,6 +163,9 @@ class Moves:
         followed yet, FleetUnreachable when none is live; the row stands either way.
         """
         event = self.ledger.head(model)
+        if event is not None and self.publisher.is_applied(event):
+            self.publish()  # records it: what serves is what the pull request has brought
+            event = self.ledger.head(model)
         shown = event.head.default if event else None
         if event is None or shown is None:
             raise NothingToGoBackTo(

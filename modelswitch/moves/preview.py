@@ -99,18 +99,21 @@ class Previews:
     def rollback(self, model: str, leaves: str | None = None) -> Preview:
         """Raises NothingToGoBackTo, and NoLongerServes if `leaves` does not serve now."""
         event = self.ledger.head(model)
-        shown = event.head.default if event else None
-        if event is None or shown is None:
+        head = event.head if event else None
+        if event is not None and head is not None and self.moves.publisher.is_applied(event):
+            head = replace(head, planned=False)
+        shown = head.default if head else None
+        if event is None or head is None or shown is None:
             raise NothingToGoBackTo(
                 f"{model}: no version serves, so there is nothing to leave",
                 next="what there is: modelswitch models",
             )
         if leaves is not None and not shown.is_named(leaves):
             raise self.moves.no_longer(model, leaves, event)
-        target = self.moves.gone_back(model, event.head, ways_back(self.ledger.history(model)))
+        target = self.moves.gone_back(model, head, ways_back(self.ledger.history(model)))
         slot = target.serving[0]
         warm = self.moves.proof.is_warm(model, slot, target.pool)
-        standing = event.head.standing
+        standing = head.standing
         preview = self._preview(model, "roll back", standing, target, slot, warm, ())
         return replace(preview, leaves=shown.label)
 

@@ -75,11 +75,19 @@ class Publisher:
             epoch=self.ledger.snapshot().epoch,
         )
 
+    def is_applied(self, event: Event) -> bool:
+        """Whether the pins of the plan at `event` are what is published now."""
+        published = self.fleet.published() if event.head.planned else None
+        return published is not None and self._is_its(event, published.pins)
+
+    def _is_its(self, event: Event, pins: Pins) -> bool:
+        is_its = event.head.planned and event.seq == pins.generation
+        return is_its and self.planned(event) == pins
+
     def _record_merge(self, standing: Pins) -> bool:
         """Write that a plan's pins were applied; False when no plan's were."""
         for event in self.ledger.heads().values():
-            is_its = event.head.planned and event.seq == standing.generation
-            if is_its and self.planned(event) == standing:
+            if self._is_its(event, standing):
                 draft = self.draft(
                     event.model,
                     event.seq,

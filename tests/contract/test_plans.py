@@ -19,6 +19,7 @@ from modelswitch.errors import (
 from modelswitch.fleet import FolderFleet
 from modelswitch.line import Slot
 from modelswitch.moves import Intent, Moved
+from modelswitch.moves.preview import Previews
 from modelswitch.pins import Pins, parse
 from tests.site import Site, wait_for
 
@@ -183,6 +184,20 @@ def test_a_rollback_overtakes_a_plan_and_its_late_merge_is_refused(
     assert site.all_answer() == {"1"}
     site.moves.publish()
     assert fleet.published().pins.models["digits"].default.startswith("1-")
+
+
+def test_a_rollback_after_the_merge_leaves_what_the_pull_request_brought(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    plan(site, two)
+    fleet.merge()
+    wait_for(lambda: site.all_answer() == {"2"})
+
+    assert Previews(site.moves).rollback("digits").before == "2"
+    moved = site.rollback()
+
+    assert (moved.before.version, moved.after.version) == ("2", "1")
+    assert site.all_answer() == {"1"}
 
 
 def test_a_move_of_another_model_overtakes_a_plan(

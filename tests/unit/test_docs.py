@@ -129,7 +129,8 @@ def test_every_setting_is_described_with_its_variable_and_default() -> None:
         assert variable == f"`{PREFIX}{key.upper().replace('.', '__')}`"
         assert what
         if default is not None:
-            assert json.loads(said.strip("`")) == default, key
+            plain = str(default) if isinstance(default, Path) else default
+            assert json.loads(said.strip("`")) == plain, key
 
 
 def test_every_other_variable_is_described() -> None:
