@@ -1,30 +1,10 @@
-"""The whole stack, once a session, in a temporary folder on free ports."""
+"""Tests of the whole stack are marked; its fixtures are the suite's."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from modelswitch.local.stack import Stack
-from modelswitch.settings import Settings, load
-from tests.stack.deployment import Deployment
-from tests.stack.machine import free_port_base
-from tests.stack.models import register_models
-
-SERVERS = 3
-# A handler that hangs at load is given up after load_s: long enough for three loads at once.
-SETTINGS = """
-[local]
-servers = {servers}
-port_base = {port_base}
-[timeouts]
-load_s = 45
-prove_s = 30
-unload_s = 20
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,31 +12,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.stack)
-
-
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """PostgreSQL, MLflow and three TorchServes, each with its agent. Its settings: `.settings`."""
-    # Not in pytest's folder: it is root's alone, where PostgreSQL runs as another user
-    with tempfile.TemporaryDirectory(prefix="modelswitch-stack-") as root:
-        ports = free_port_base(SERVERS)
-        text = SETTINGS.format(servers=SERVERS, port_base=ports)
-        (Path(root) / "modelswitch.toml").write_text(text)
-        running = Stack(load(start=Path(root)))
-        running.up()
-        yield running
-        running.down()
-
-
-@pytest.fixture(scope="session")
-def settings(stack: Stack) -> Settings:
-    return stack.settings
-
-
-@pytest.fixture(scope="session")
-def deployment(stack: Stack) -> Iterator[Deployment]:
-    """The shared stack with models in its registry: `tiny` 1 to 3 and TorchScript's `script` 1."""
-    found = Deployment(stack)
-    register_models(found.tracking_uri)
-    yield found
-    found.switch.ledger.close()
