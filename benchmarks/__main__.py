@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks import archive, cold, demo, machine, memory, start, switch, traffic
+from benchmarks import archive, cold, demo, machine, memory, scale, start, switch, traffic
 from benchmarks.figures import Measured
 from benchmarks.stack import BenchmarkFailed, RunningStack, running_stack
 
@@ -46,11 +46,12 @@ class Benchmarks:
             "traffic": lambda: traffic.measure(
                 self.stack, self._options.cycles, long=self._options.long
             ),
+            "scale": lambda: scale.measure(self._options.pods),
             "demo": demo.measure,
         }
 
 
-ON_REQUEST = {"demo"}
+ON_REQUEST = {"demo", "scale"}
 
 
 def main() -> int:
@@ -104,6 +105,7 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--cycles", type=int, default=20, help="traffic: there and back again")
     parser.add_argument("--long", action="store_true", help="traffic: 100 cycles, 100,000 requests")
     parser.add_argument("--mib", type=int, default=512, help="archive: size of the weights")
+    parser.add_argument("--pods", type=int, default=1000, help="scale: how many")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"no benchmark {', '.join(unknown)}; there is {', '.join(names)}")
