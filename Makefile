@@ -4,17 +4,18 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: help demo up down test lint bench crash screenshot clean constraints
+.PHONY: help demo up down test test-cluster lint bench crash screenshot clean constraints
 
 help:
-	@echo "make demo        set up, start the stack, train, register, promote, predict, roll back"
-	@echo "make up, down    start or stop the stack on this machine"
-	@echo "make test        every test, those on real PostgreSQL, MLflow and TorchServe included"
-	@echo "make lint        format, lint, types, import contracts"
-	@echo "make bench       speed and size, side by side; tables and JSON in bench-results/"
-	@echo "make crash       kill at every boundary on the real stack (long)"
-	@echo "make screenshot  MLflow's page of a promoted version, as a PNG"
-	@echo "make clean       stop the stack and remove what make has made"
+	@echo "make demo          set up, start the stack, train, register, promote, predict, roll back"
+	@echo "make up, down      start or stop the stack on this machine"
+	@echo "make test          every test, those on real PostgreSQL, MLflow and TorchServe included"
+	@echo "make test-cluster  every test on a real Kubernetes control plane (Go builds it once)"
+	@echo "make lint          format, lint, types, import contracts"
+	@echo "make bench         speed and size, side by side; tables and JSON in bench-results/"
+	@echo "make crash         kill at every boundary on the real stack (long)"
+	@echo "make screenshot    MLflow's page of a promoted version, as a PNG"
+	@echo "make clean         stop the stack and remove what make has made"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) tools/setup_venv.py $(VENV)
@@ -31,6 +32,9 @@ down: $(READY)
 
 test: $(READY)
 	@$(BIN)/python tools/timed.py "make test" $(BIN)/python -m pytest $(ARGS)
+
+test-cluster: $(READY)
+	@$(BIN)/python tools/timed.py "make test-cluster" $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .
