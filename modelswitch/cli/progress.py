@@ -18,6 +18,8 @@ _WORDS = {
     "store.put": "storing the archive",
     "store.fetch": "fetching the archive",
     "marks.write": "writing MLflow's marks",
+    "terraform.plan": "planning with Terraform",
+    "terraform.apply": "applying with Terraform",
 }
 # What servers are waited for after a row of that kind.
 _DOING = {"prepared": "loading on", "committed": "proving on", "settled": "proving on"}

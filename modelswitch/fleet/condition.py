@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-
-from pydantic import ValidationError
 
 from modelswitch.pins import PinnedModel, Pins
 from modelswitch.reports import ModelReport, Proof, Report, SlotReport, State
@@ -22,6 +21,7 @@ POOL_LABEL = "modelswitch.dev/pool"
 PINS_KEY = "pins.json"  # in the ConfigMap, and the name of the mounted file
 
 _NEWEST = 4  # proofs told in full
+_DATED = 30  # more of which the time is told
 _ERROR_CHARS = 500
 _MAX_BYTES = 16_000
 _UNTOLD = {"heartbeat_at", "env", "capacity", "foreign", "models", "server", "pool"}
@@ -33,20 +33,23 @@ def render(report: Report, pins: Pins | None, changed_at: datetime | None = None
     The message is JSON of at most 16 kB: of many broken models the first are told.
     """
     wanted = pins.of_pool(report.pool) if pins else {}
-    newest = sorted(
+    proven = sorted(
         (name for name, model in report.models.items() if model.proof),
         key=lambda name: _proof_at(report.models[name]),
-    )[-_NEWEST:]
+    )
+    newest = proven[-_NEWEST:]
     told = {
         name: _without_leftovers(model, wanted.get(name))
         for name, model in report.models.items()
         if name in newest or not _is_as_pinned(model, wanted.get(name))
     }
-    text = _message(report, told)
+    dated = [name for name in proven if name not in told][-_DATED:]
+    since = {name: int(_proof_at(report.models[name])) for name in dated}
+    text = _message(report, told, since)
     while len(text.encode()) > _MAX_BYTES and told:
         # The proofs are dropped first, then what is broken beyond what anybody reads.
         told.pop(next((n for n in told if n in newest), next(reversed(told))))
-        text = _message(report, told, cut=True)
+        text = _message(report, told, since, cut=True)
     at = (changed_at or report.at).astimezone(UTC)
     return {
         "type": CONDITION,
@@ -58,33 +61,51 @@ def render(report: Report, pins: Pins | None, changed_at: datetime | None = None
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the published pins ask of one pool, worked out once for all of its conditions."""
+
+    sha256: str
+    models: Mapping[str, PinnedModel]
+
+    @classmethod
+    def of(cls, pins: Pins, pool: str) -> Wanted:
+        return cls(pins.sha256, pins.of_pool(pool))
+
+
 def parse(
-    condition: Mapping[str, Any], *, server: str, pool: str, pins: Pins | None
+    condition: Mapping[str, Any], *, server: str, pool: str, wanted: Wanted | None
 ) -> Report | None:
     """The report in a condition; None where it cannot be read.
 
-    `pins`: those published now. Where the agent follows others, only what it tells is known.
+    `wanted`: of that pool. Where the agent follows other pins, only what it tells is known.
     """
     try:
         data = json.loads(condition.get("message") or "")
         heartbeat = condition.get("lastProbeTime") or data["at"]
         cut = data.pop("cut", False)
+        since = {n: datetime.fromtimestamp(s, UTC) for n, s in data.pop("since", {}).items()}
         report = Report.model_validate(
             {**data, "server": server, "pool": pool, "heartbeat_at": heartbeat}
         )
-    except (ValueError, TypeError, KeyError, ValidationError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError):
         return None
-    if pins is None or cut or report.pins_sha256 != pins.sha256:
+    if wanted is None or cut or report.pins_sha256 != wanted.sha256:
         return report
-    at = report.at
     models = {
-        name: report.models.get(name) or _as_pinned(wanted, at)
-        for name, wanted in pins.of_pool(pool).items()
+        name: report.models.get(name) or _as_pinned(model, since.get(name, report.at))
+        for name, model in wanted.models.items()
     }
     return report.model_copy(update={"models": {**report.models, **models}})
 
 
-def _message(report: Report, told: Mapping[str, ModelReport], *, cut: bool = False) -> str:
+def _message(
+    report: Report,
+    told: Mapping[str, ModelReport],
+    since: Mapping[str, int],
+    *,
+    cut: bool = False,
+) -> str:
     data = report.model_dump(mode="json", by_alias=True, exclude=_UNTOLD, exclude_none=True)
     if report.error:
         data["error"] = report.error[:_ERROR_CHARS]
@@ -97,6 +118,8 @@ def _message(report: Report, told: Mapping[str, ModelReport], *, cut: bool = Fal
     data["models"] = {
         name: model.model_dump(mode="json", exclude_none=True) for name, model in told.items()
     }
+    if since:
+        data["since"] = since
     if cut:
         data["cut"] = True
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False)

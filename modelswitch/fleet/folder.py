@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from modelswitch.effects import effect
 from modelswitch.errors import FleetUnreachable, PinsError, PinsTooNew, UsageError
 from modelswitch.files import write_whole
-from modelswitch.fleet.protocol import Published, check_size, stays
+from modelswitch.fleet.protocol import News, Published, check_size, stays
 from modelswitch.pins import Pins, parse
 from modelswitch.reports import Report
 
@@ -120,6 +120,13 @@ class FolderFleet:
             except FileNotFoundError:
                 return False
         return True
+
+    def announce(self, news: News) -> None:
+        """Nobody looks at a folder: `history` tells it."""
+
+    @property
+    def calls(self) -> None:
+        """There is no API server."""
 
     @property
     def unread(self) -> None:

@@ -20,11 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelswitch.effects import effect
-from modelswitch.errors import FleetUnreachable, ModelSwitchError, PinsError, UsageError
+from modelswitch.errors import (
+    FleetUnreachable,
+    ModelSwitchError,
+    NotFound,
+    PinsError,
+    UsageError,
+)
 from modelswitch.files import write_whole
+from modelswitch.fleet import events
 from modelswitch.fleet.apiserver import open_client, reached
 from modelswitch.fleet.condition import DEPLOYMENT_LABEL, PINS_KEY
-from modelswitch.fleet.protocol import Published, check_size, stays
+from modelswitch.fleet.protocol import News, Published, check_size, stays
 from modelswitch.fleet.roster import Objects, reports
 from modelswitch.fleet.terraform import Terraform
 from modelswitch.pins import Pins, parse
@@ -278,6 +285,28 @@ class KubernetesFleet:
             next=f"kubectl delete pod {server} -n {self.namespace}",
         )
 
+    def announce(self, news: News) -> None:
+        """An Event on the pool's Deployment."""
+        with reached("the Deployment's Event cannot be written"):
+            events.post(self.client, self.labels, news)
+
+    def logs(self, pod: str, container: str, *, lines: int) -> list[str]:
+        """The last lines that a container printed; raises NotFound, FleetUnreachable."""
+        from lightkube import ApiError
+
+        where = f"the log of {pod}/{container}"
+        with reached(f"{where} cannot be read"):
+            try:
+                told = self.client.log(pod, container=container, tail_lines=lines, newlines=False)
+                return list(told)
+            except ApiError as error:
+                if error.status.code == 404:
+                    raise NotFound(
+                        f"{where} is not there: {error.status.message}",
+                        next=f"kubectl get pods -n {self.namespace}",
+                    ) from error
+                raise
+
     def _published_pins(self) -> Pins | None:
         try:
             found = self.published()
@@ -287,8 +316,9 @@ class KubernetesFleet:
 
     def _objects(self) -> Objects:
         from lightkube.resources.apps_v1 import Deployment, ReplicaSet
-        from lightkube.resources.core_v1 import Pod
         from lightkube.resources.policy_v1 import PodDisruptionBudget
+
+        from modelswitch.fleet.pods import Pod
 
         with reached("the pods cannot be listed"):
             client, labels = self.client, self.labels
@@ -296,15 +326,12 @@ class KubernetesFleet:
                 deployments=tuple(client.list(Deployment, labels=labels)),
                 replica_sets=tuple(client.list(ReplicaSet, labels=labels)),
                 budgets=tuple(client.list(PodDisruptionBudget)),
-                pods={
-                    (pod.metadata.name if pod.metadata else None) or "": pod
-                    for pod in client.list(Pod, labels=labels)
-                },
+                pods={pod.metadata.name: pod for pod in client.list(Pod, labels=labels)},
             )
 
     def _stream(self, changed: queue.SimpleQueue[Any], stop: threading.Event) -> None:
         """Pods as they change, until told to stop. What it misses the next list shows."""
-        from lightkube.resources.core_v1 import Pod
+        from modelswitch.fleet.pods import Pod
 
         while not stop.is_set():
             try:

@@ -16,7 +16,7 @@ from modelswitch.fleet.condition import PINS_KEY
 from modelswitch.fleet.config_map import ConfigMapWatch
 from modelswitch.fleet.pod_api import PodApi
 from modelswitch.fleet.pod_status import PodStatus
-from modelswitch.fleet.protocol import Published
+from modelswitch.fleet.protocol import Calls, Published
 from modelswitch.pins import Pins, parse
 from modelswitch.reports import Report
 
@@ -25,7 +25,7 @@ class PodFleet:
     """A Feed for the agent in the pod of that name. It is followed once, by one agent."""
 
     def __init__(self, api: PodApi, *, config_map: str, mount: Path, pod: str) -> None:
-        self.api = api
+        self._api = api
         self._watch = ConfigMapWatch(api, config_map)
         self._mount = _Mount(mount)
         self._status = PodStatus(api, pod)
@@ -42,6 +42,10 @@ class PodFleet:
         if isinstance(said, ModelSwitchError):
             raise said
         return said
+
+    @property
+    def calls(self) -> Calls:
+        return self._api.calls
 
     @property
     def unread(self) -> str | None:
@@ -73,7 +77,7 @@ class PodFleet:
                 task.cancel()
             await asyncio.gather(watching, telling, return_exceptions=True)
             await self._status.farewell()
-            await self.api.close()
+            await self._api.close()
 
 
 class _Mount:

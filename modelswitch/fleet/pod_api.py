@@ -12,11 +12,11 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelswitch.errors import FleetUnreachable
 from modelswitch.fleet.apiserver import configuration, reached
+from modelswitch.fleet.protocol import Calls
 from modelswitch.settings import Fleet
 
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ TIMEOUT_S = 10.0
 _BURST = 5  # requests that may follow each other at once
 _REFILL_S = 1.0  # until another one may
 _MOST_PAUSE_S = 30.0
-
-
-@dataclass(slots=True)
-class Calls:
-    """How often the API server was asked, and how often in vain."""
-
-    requests: int = 0
-    errors: int = 0
 
 
 class PodApi:

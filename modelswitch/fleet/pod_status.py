@@ -39,6 +39,7 @@ class PodStatus:
         self._api = api
         self._path = f"pods/{pod}/status"
         self._offered: tuple[Report, Pins | None] | None = None
+        self._dealt_with: tuple[Report, Pins | None] | None = None
         self._due = math.inf  # when what is offered must be sent, by the monotonic clock
         self._not_before = 0.0
         self._beat_at = 0.0
@@ -75,7 +76,7 @@ class PodStatus:
 
     async def farewell(self) -> None:
         """Send what is still to be sent, once, and not for long."""
-        if self._due >= self._beat_at:
+        if self._offered is self._dealt_with:
             return
         with contextlib.suppress(FleetUnreachable, TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
@@ -98,7 +99,8 @@ class PodStatus:
         if self._offered is None:
             return True
         self._due = math.inf  # what is offered from here on is due by itself
-        condition, said = self._condition(*self._offered)
+        offered = self._offered
+        condition, said = self._condition(*offered)
         if said != self._said or time.monotonic() >= self._beat_at:
             patch = {"metadata": {"uid": self._uid}, "status": {"conditions": [condition]}}
             answer = await self._api.patch(self._path, patch)
@@ -109,6 +111,7 @@ class PodStatus:
             self._said = said
             self._standing = condition["status"], _time(condition["lastTransitionTime"])
             self._beat_at = time.monotonic() + HEARTBEAT_S * random.uniform(0.9, 1.1)  # noqa: S311
+        self._dealt_with = offered
         self._due = min(self._due, self._beat_at)
         return True
 
@@ -138,9 +141,9 @@ class PodStatus:
         since = self._standing[1] if self._standing else None
         condition = render(report, pins, since)
         if self._standing and condition["status"] != self._standing[0]:
-            condition = render(report, pins, report.at)
+            condition = render(report, pins, datetime.now(UTC))
         timeless = report.model_copy(update={"at": _EPOCH, "heartbeat_at": _EPOCH})
-        return condition, render(timeless, pins, since)
+        return condition, render(timeless, pins)
 
 
 def _news(report: Report) -> object:

@@ -24,6 +24,24 @@ class Published:
     note: Mapping[str, Any] | None = None
 
 
+@dataclass(slots=True)
+class Calls:
+    """How often an API server was asked, and how often in vain."""
+
+    requests: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What became of a move, for whoever looks at a pool. `reason` is one word: `Promoted`."""
+
+    pool: str
+    reason: str
+    text: str
+    is_bad: bool = False
+
+
 class Fleet(Protocol):
     """What commands see: they publish, and read what agents report."""
 
@@ -61,12 +79,22 @@ class Fleet(Protocol):
     def forget(self, server: str) -> bool:
         """Strike a server off the roster; False when it was not on it."""
 
+    def announce(self, news: News) -> None:
+        """Tell it where people look at the servers of a pool, if there is such a place.
+
+        Raises FleetUnreachable; nothing depends on it.
+        """
+
 
 class Feed(Protocol):
     """What one agent sees: it follows what is published, and reports."""
 
     def published(self) -> Published | None:
         """As the fleet's own."""
+
+    @property
+    def calls(self) -> Calls | None:
+        """To the API server, since the start; None where there is none."""
 
     @property
     def unread(self) -> str | None:

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from modelswitch.fleet.condition import CONDITION, POOL_LABEL, parse
+from modelswitch.fleet.condition import CONDITION, POOL_LABEL, Wanted, parse
 from modelswitch.pins import Pins
 from modelswitch.reports import Report
 
 if TYPE_CHECKING:
-    from lightkube.models.core_v1 import ContainerStatus, PodCondition
     from lightkube.resources.apps_v1 import Deployment, ReplicaSet
-    from lightkube.resources.core_v1 import Pod
     from lightkube.resources.policy_v1 import PodDisruptionBudget
+
+    from modelswitch.fleet.pods import Condition, ContainerStatus, Pod
 
 AGENT = "agent"  # the agent's container
 # An agent refreshes its condition once a minute; three are missed before it counts as silent.
@@ -53,7 +53,7 @@ def reports(objects: Objects, pins: Pins | None, now: datetime) -> tuple[Report,
 def _of_pool(
     deployment: Deployment, objects: Objects, pins: Pins | None, now: datetime
 ) -> list[Report]:
-    name, pool = _name(deployment), _labels(deployment).get(POOL_LABEL, "default")
+    name, pool = _name(deployment), pool_of(deployment)
     current = current_replica_set(deployment, objects.replica_sets)
     replicas = deployment.spec.replicas if deployment.spec else None
     wanted = (1 if replicas is None else replicas) - _disruptable(
@@ -62,13 +62,19 @@ def _of_pool(
     if current is None:
         return [] if wanted <= 0 else [_down(name, pool, "its rollout has just begun")]
     mine = [p for p in objects.pods.values() if _owner(p) == _uid(current) and not _is_ending(p)]
-    found = [r for pod in mine if (r := _report(pod, pool, pins, now)) is not None]
+    asked = Wanted.of(pins, pool) if pins else None
+    found = [r for pod in mine if (r := _report(pod, pool, asked, now)) is not None]
     if len(found) < wanted:
         joining = len(mine) - len(found)
         there = f"{len(found)} of at least {wanted} pods have an agent that reports"
         why = there + (f", {joining} are starting" if joining else "")
         found.append(_down(f"{name}-missing", pool, why))
     return found
+
+
+def pool_of(deployment: Deployment) -> str:
+    labels = (deployment.metadata.labels if deployment.metadata else None) or {}
+    return str(labels.get(POOL_LABEL, "default"))
 
 
 def current_replica_set(
@@ -83,7 +89,7 @@ def current_replica_set(
     return max(mine, key=_revision, default=None)
 
 
-def _report(pod: Pod, pool: str, pins: Pins | None, now: datetime) -> Report | None:
+def _report(pod: Pod, pool: str, wanted: Wanted | None, now: datetime) -> Report | None:
     """What a pod says; None of one that is only starting."""
     name = _name(pod)
     condition = _condition(pod, CONDITION)
@@ -92,7 +98,8 @@ def _report(pod: Pod, pool: str, pins: Pins | None, now: datetime) -> Report | N
         if ready is None or ready.status != "True":
             return None
         return _down(name, pool, "it is ready, but its agent has never reported")
-    report = parse(condition.to_dict(), server=name, pool=pool, pins=pins)
+    told = {"message": condition.message, "lastProbeTime": condition.lastProbeTime}
+    report = parse(told, server=name, pool=pool, wanted=wanted)
     if report is None:
         return _down(name, pool, f"its condition {CONDITION} cannot be read")
     dead = _why_dead(pod)
@@ -170,7 +177,7 @@ def _down(server: str, pool: str, why: str) -> Report:
     )
 
 
-def _condition(pod: Pod, kind: str) -> PodCondition | None:
+def _condition(pod: Pod, kind: str) -> Condition | None:
     conditions = (pod.status.conditions if pod.status else None) or ()
     return next((c for c in conditions if c.type == kind), None)
 
@@ -181,10 +188,6 @@ def _is_ending(pod: Pod) -> bool:
 
 def _name(thing: Deployment | Pod) -> str:
     return (thing.metadata.name if thing.metadata else None) or ""
-
-
-def _labels(thing: Deployment) -> dict[str, str]:
-    return (thing.metadata.labels if thing.metadata else None) or {}
 
 
 def _uid(thing: Deployment | ReplicaSet) -> str:

@@ -25,7 +25,8 @@ from modelswitch.errors import FleetUnreachable, PlanRefused, TerraformFailed
 from modelswitch.fleet.terraform_plan import objections
 from modelswitch.pins import Pins
 
-_LINES = 20  # of what Terraform says of a failure
+_LINES = 20  # of what Terraform says of a failure, each so long
+_CHARS = 300
 _RELEASE_S = 30.0  # what an interrupted Terraform gets to save its state and release its lock
 _LOCK_S = 60  # how long it waits for somebody else's lock, at most
 
@@ -47,6 +48,8 @@ _SECRET_TEXT = re.compile(r"(?<=//)[^/@\s]+(?=@)|(?<=[Bb]earer )\S+")
 
 @dataclass(frozen=True, slots=True)
 class _Done:
+    """An ended command; `errors` is what it said of them, in lines."""
+
     code: int
     out: str
     errors: str
@@ -88,7 +91,7 @@ class Terraform:
                 if not self._plan(file, pins, standing, anything, deadline):
                     return
                 with effect("terraform.apply", generation=pins.generation):
-                    done = self._run(["apply", *_waiting(deadline), str(file)], deadline)
+                    done = self._run(["apply", "-json", *_waiting(deadline), str(file)], deadline)
                 if done.code == 0:
                     return
                 if last or _STALE not in done.errors:
@@ -126,20 +129,18 @@ class Terraform:
         return done.code == 2
 
     def _planned(self, file: Path, deadline: float) -> _Done:
-        words = ["plan", "-detailed-exitcode", f"-out={file}", *_waiting(deadline)]
-        ready = self._data_folder().is_dir()
-        done = self._run(words, deadline) if ready else None
+        # As JSON its errors come without the values that were at hand, a whole document perhaps.
+        words = ["plan", "-json", "-detailed-exitcode", f"-out={file}", *_waiting(deadline)]
+        ready = self.folder / os.environ.get("TF_DATA_DIR", ".terraform")
+        done = self._run(words, deadline) if ready.is_dir() else None
         if done is None or (done.code == 1 and _INIT in done.errors):
-            made = self._run(["init", *_waiting(deadline)], deadline)
+            made = self._run(["init", "-no-color", *_waiting(deadline)], deadline)
             if made.code != 0:
                 raise self._failure("be initialized", made)
             done = self._run(words, deadline)
         if done.code not in (0, 2):
             raise self._failure("plan", done)
         return done
-
-    def _data_folder(self) -> Path:
-        return self.folder / os.environ.get("TF_DATA_DIR", ".terraform")
 
     def _run(self, words: list[str], deadline: float) -> _Done:
         with self._started(words) as process:
@@ -151,14 +152,14 @@ class Terraform:
                     f"{self.timeout_s:g} s and was interrupted",
                     next="run it by hand to see what it waits for; what it has applied stands",
                 ) from error
-        return _Done(process.returncode, out, errors)
+        return _Done(process.returncode, out, _errors(out) or errors)
 
     @contextlib.contextmanager
     def _started(self, words: list[str]) -> Iterator[subprocess.Popen[str]]:
         """A child that is never left behind: interrupted once, it saves and unlocks its state."""
         try:
             process = subprocess.Popen(
-                [self.program, words[0], "-no-color", *words[1:]],
+                [self.program, *words],
                 cwd=self.folder,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -184,7 +185,7 @@ class Terraform:
                 _end(process)
 
     def _failure(self, what: str, done: _Done) -> TerraformFailed | FleetUnreachable:
-        said = _told(done.errors) or _told(done.out)
+        said = _told(done.errors or done.out)
         if _LOCKED in done.errors:
             return FleetUnreachable(
                 f"Terraform in {self.folder} could not {what}: somebody else holds the lock of "
@@ -225,12 +226,26 @@ def _end(process: subprocess.Popen[Any]) -> None:
         process.communicate()
 
 
+def _errors(out: str) -> str:
+    """The errors among Terraform's JSON lines, as text; "" where there are none."""
+    found = []
+    for line in out.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            diagnostic = json.loads(line)["diagnostic"]
+            if diagnostic["severity"] == "error":
+                at = diagnostic.get("range")
+                where = f" ({at['filename']} line {at['start']['line']})" if at else ""
+                said = f"Error: {diagnostic['summary']}{where}\n{diagnostic.get('detail', '')}"
+                found.append(said.strip())
+    return "\n".join(found)
+
+
 def _told(text: str) -> str:
     """From its first error on, without what looks like a secret."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    first = next((i for i, line in enumerate(lines) if line.startswith("Error:")), 0)
-    said = "\n".join(lines[first : first + _LINES])
     for name, value in os.environ.items():
         if len(value) >= 6 and _SECRET_NAME.search(name):
-            said = said.replace(value, "***")
-    return _SECRET_TEXT.sub("***", said)
+            text = text.replace(value, "***")
+    text = _SECRET_TEXT.sub("***", text)
+    lines = [line.rstrip()[:_CHARS] for line in text.splitlines() if line.strip()]
+    first = next((i for i, line in enumerate(lines) if line.startswith("Error:")), 0)
+    return "\n".join(lines[first : first + _LINES])
