@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -209,24 +208,25 @@ class Site:
                     process.kill()
 
     def _kubeconfigs(self) -> dict[str, str]:
+        from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequestSpec
+        from lightkube.resources.core_v1 import ServiceAccountToken as TokenRequest
+
         folder = self.folder / "tokens"
         folder.mkdir(mode=0o700)
         found: dict[str, str] = {}
-        todo = list(self.names)
-
-        def work() -> None:
-            while todo:
-                name = todo.pop()
-                token = folder / name
-                token.touch(mode=0o600)
-                token.write_text(self.plane.pod_token(NAMESPACE, ACCOUNT, name, hours=2))
-                found[name] = str(self.plane.kubeconfig_for(token))
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for name in self.names:
+            asked = TokenRequest(
+                spec=TokenRequestSpec(
+                    audiences=[],
+                    boundObjectRef=BoundObjectReference(apiVersion="v1", kind="Pod", name=name),
+                    expirationSeconds=7200,
+                )
+            )
+            given = self.fleet.client.create(asked, ACCOUNT, namespace=NAMESPACE)
+            token = folder / name
+            token.touch(mode=0o600)
+            token.write_text(given.status.token)
+            found[name] = str(self.plane.kubeconfig_for(token))
         return found
 
     def _line(self) -> dict[str, Any]:

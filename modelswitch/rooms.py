@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class Rooms:
-    """Those handed in, else those that the settings name."""
+    """Those handed in, else those that the settings name.
+
+    `allow_other_changes`: let Terraform's plan touch more than the pins; set before the fleet's
+    first use.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Rooms:
         registry: Registry | None = None,
     ) -> None:
         self.settings = settings
+        self.allow_other_changes = False
         given = {"ledger": ledger, "fleet": fleet, "store": store, "registry": registry}
         for name, room in given.items():
             if room is not None:
@@ -62,7 +67,7 @@ class Rooms:
         if self.settings.fleet.kind == "kubernetes":
             from modelswitch.fleet.kubernetes import KubernetesFleet
 
-            return KubernetesFleet(self.settings)
+            return KubernetesFleet(self.settings, allow_other_changes=self.allow_other_changes)
         return FolderFleet(self.settings.fleet_path)
 
     @cached_property

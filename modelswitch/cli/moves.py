@@ -158,6 +158,9 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
 @click.option("--now", is_flag=True, help="Even while its command is still at work.")
 @click.option("--wait", is_flag=True, help="For a plan: until it is applied and proven.")
 @click.option("--give-up", is_flag=True, help="End a plan that shall not be applied.")
+@click.option(
+    "--allow-other-changes", is_flag=True, help="Terraform may change more than the pins."
+)
 @click.option("--outrank", is_flag=True, help="Publish above pins that something else wrote.")
 @click.option("--reason", metavar="TEXT", help="Why it is outranked.")
 @click.pass_obj
@@ -167,6 +170,7 @@ def resume(
     now: bool,
     wait: bool,
     give_up: bool,
+    allow_other_changes: bool,
     outrank: bool,
     reason: str | None,
 ) -> Result:
@@ -186,6 +190,7 @@ def resume(
             now=now,
             outrank=why,
             give_up=give_up,
+            allow_other_changes=allow_other_changes,
             wait_s=(session.timeout_s or _WAIT_S) if wait else 0.0,
         )
     lines = []

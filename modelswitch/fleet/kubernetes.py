@@ -50,10 +50,20 @@ _STREAM_S = 60
 
 
 class KubernetesFleet:
-    """The fleet of one deployment in one namespace."""
+    """The fleet of one deployment in one namespace.
 
-    def __init__(self, settings: Settings, *, client: Client | None = None) -> None:
+    `allow_other_changes`: Terraform's plan may touch more than the pins.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: Client | None = None,
+        allow_other_changes: bool = False,
+    ) -> None:
         self.settings = settings
+        self.allow_other_changes = allow_other_changes
         self.config_map = settings.config_map
         self.pins_file = settings.fleet.pins_file
         self.labels: dict[str, Any] = {DEPLOYMENT_LABEL: settings.deployment}
@@ -86,7 +96,7 @@ class KubernetesFleet:
             self._write_file(pins)
             with effect("fleet.publish", generation=pins.generation):
                 if terraform is not None:
-                    terraform.apply(pins, standing)
+                    terraform.apply(pins, standing, anything=self.allow_other_changes)
                 else:
                     self._apply(pins, version, correlation_id, note)
             found = self.published()

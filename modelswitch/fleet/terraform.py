@@ -123,8 +123,9 @@ class Terraform:
                 raise PlanRefused(
                     f"Terraform's plan in {self.folder} was not applied: {'; '.join(against)}. "
                     "The cluster holds what it held",
-                    next="look at it: terraform plan. What is meant is applied by hand, or with "
-                    "--allow-other-changes; pins that are older or not ours are never published",
+                    next="look at it: terraform plan. What is meant is applied by hand, or by "
+                    "modelswitch resume --allow-other-changes; pins that are older or not ours "
+                    "are never published",
                 )
         return done.code == 2
 

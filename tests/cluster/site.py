@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -189,6 +190,13 @@ class Site:
         data: dict[str, Any] = said.document["data"]
         return data
 
+    def wait_exit(self, code: int, *words: str) -> Said:
+        """Until a line ends so; what it said."""
+        deadline = time.monotonic() + 60.0
+        while (said := self.run(*words)).exit != code:
+            assert time.monotonic() < deadline, said
+        return said
+
     @cached_property
     def switch(self) -> ModelSwitch:
         settings = load(start=self.root)
@@ -210,6 +218,7 @@ class Site:
                 self.switch.moves.promote(MODEL, self.stack.slot(version), WHY)
         for candidate in self.line.candidates:
             self.switch.moves.retire(MODEL, candidate, WHY)
+        self.switch.resume()  # the marks too
         wait_for(lambda: set(self.serve().values()) == {default})
 
     @property
@@ -236,7 +245,7 @@ class Site:
 
     def assert_one_story(self, version: str | None) -> None:
         """Ledger, ConfigMap, every pod and the working tree say the same."""
-        wait_for(lambda: self.run("diff").exit == 0)
+        self.wait_exit(0, "diff")
         assert set(self.serve().values()) == {version}
         default = self.line.default
         assert (default.version if default else None) == version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,19 @@ import pytest
 
 from tests.cluster.binaries import Binaries
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.site import NAMESPACE, Site, damaged, running_site
+from tests.cluster.site import NAMESPACE, ROOT, WHY, Site, damaged, running_site
 from tests.stack.clients import Clients
 from tests.stack.deployment import Deployment, wait_for
 from tests.stack.models import MODEL
 
 MAP = "modelswitch-pins-dev"
+MARKED = re.compile(r"<!-- run -->\n```sh\n(.*?)```", re.DOTALL)
+
+
+def marked_commands(document: Path) -> list[str]:
+    """One line each."""
+    text = document.read_text(encoding="utf-8")
+    return [line for block in MARKED.findall(text) for line in block.strip().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +34,20 @@ def pods(
 ) -> Iterator[Site]:
     with running_site(plane, binaries, deployment, tmp_path_factory.mktemp("tree")) as site:
         yield site
+
+
+def test_the_guides_commands_do_what_it_says(pods: Site) -> None:
+    """Those of docs/kubernetes.md that are marked, in their order, on another model's name."""
+    pods.stand("2", "1")
+    pods.switch.moves.retire(MODEL, None, WHY)
+    pods.switch.resume()
+    told = {}
+    for line in marked_commands(ROOT / "docs" / "kubernetes.md"):
+        told[line] = pods.type(line.replace("digits", MODEL))
+    wait_for(lambda: set(pods.serve().values()) == {"2"})
+    described = next(said for line, said in told.items() if line.startswith("kubectl describe"))
+    assert "wrong on sevens" in described
+    pods.assert_one_story("2")
 
 
 def test_versions_change_under_load_and_nobody_notices(pods: Site) -> None:
@@ -69,11 +91,11 @@ def test_a_plan_waits_for_its_pull_request_and_is_proven(pods: Site) -> None:
 def test_what_is_exported_can_be_applied_by_hand(pods: Site) -> None:
     pods.stand("1", "2")
     pods.plane.kubectl("delete", "configmap", MAP, "-n", NAMESPACE)
-    wait_for(lambda: pods.run("status").exit == 3)
+    pods.wait_exit(3, "status")
     assert set(pods.serve().values()) == {"1"}, "what serves goes on serving"
     assert pods.run("diff").exit == 3
     pods.type(f"modelswitch pins export --format configmap | kubectl apply -n {NAMESPACE} -f -")
-    wait_for(lambda: pods.run("status").exit == 0)
+    pods.wait_exit(0, "status")
     pods.assert_one_story("1")
 
 
@@ -138,7 +160,7 @@ def test_an_agent_and_a_torchserve_are_killed(pods: Site) -> None:
     first, second, *_ = pods.pairs.values()
     first.kill_agent()
     second.stop_server()
-    wait_for(lambda: pods.run("status").exit == 3)
+    pods.wait_exit(3, "status")
     first.start_agent()
     second.start_server()
     wait_for(lambda: set(pods.serve().values()) == {"2"})
