@@ -45,9 +45,9 @@ def run(
     return done
 
 
-def init(folder: Path, *words: str) -> None:
+def init(folder: Path, *words: str, env: Mapping[str, str] | None = None) -> None:
     """`terraform init`; skips the test where a provider cannot be had here."""
-    done = run(folder, "init", "-no-color", *words, check=False)
+    done = run(folder, "init", "-no-color", *words, check=False, variables=env)
     if done.returncode == 0:
         return
     if "Failed to query available provider packages" in done.stderr:

@@ -247,7 +247,7 @@ class PodPair:
             "LOG": "json:INFO",
             **(settings or {}),
         }
-        self._part = Part(
+        self.part = Part(
             name=f"agent of {pod}",
             argv=(sys.executable, "-m", "modelswitch", "agent"),
             env=clean_environment() | {PREFIX + key: str(value) for key, value in told.items()},
@@ -275,11 +275,11 @@ class PodPair:
     def tell(self, **settings: object) -> None:
         """Other settings, from the agent's next start on."""
         more = {PREFIX + key: str(value) for key, value in settings.items()}
-        self._part = replace(self._part, env={**self._part.env, **more})
+        self.part = replace(self.part, env={**self.part.env, **more})
 
     def start_agent(self) -> None:
         """Its process; it listens when this returns."""
-        part = self._part
+        part = self.part
         self.agent = processes.start(part.argv, env=part.env, cwd=part.cwd, log=part.log)
         agent = self.agent
 

@@ -27,6 +27,7 @@ from modelswitch.line import Line
 from modelswitch.moves import Intent
 from modelswitch.settings import load
 from modelswitch.switch import ModelSwitch
+from tests import terraform
 from tests.cluster.binaries import Binaries
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import PodPair
@@ -87,7 +88,7 @@ class Site:
         self.env = {
             **os.environ,
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "HOME": str(root),
+            "KUBECACHEDIR": str(root / "kube-cache"),
             "KUBECONFIG": str(plane.kubeconfig),
             "MODELSWITCH_DATABASE_URL": stack.stack.addresses.database_url,
             "MODELSWITCH_ACTOR": "tests",
@@ -139,6 +140,35 @@ class Site:
         pair.start_agent()
         wait_for(lambda: self.serves(pair) is not None)
         return pod
+
+    @contextmanager
+    def published_by_terraform(self, folder: Path) -> Iterator[None]:
+        """Meanwhile examples/cluster publishes, with its state in the namespace.
+
+        Skips the test where no provider can be had.
+        """
+        root = terraform.copy(folder) / "examples" / "cluster"
+        before = {**self.env}
+        self.env |= {
+            "KUBE_CONFIG_PATH": str(self.plane.kubeconfig),
+            "TF_VAR_namespace": NAMESPACE,
+            "TF_VAR_pools": '{default="torchserve"}',
+            "MODELSWITCH_FLEET__TERRAFORM_DIR": str(root),
+            "MODELSWITCH_FLEET__PINS_FILE": str(root / "pins.json"),
+        }
+        published = self.switch.fleet.published()
+        assert published is not None
+        (root / "pins.json").write_text(published.pins.text)
+        terraform.init(root, f"-backend-config=namespace={NAMESPACE}", env=self.env)
+        address = "module.serving.kubernetes_config_map_v1.pins"
+        name = f"{NAMESPACE}/{self.switch.settings.config_map}"
+        terraform.run(root, "import", address, name, variables=self.env)
+        terraform.run(root, "apply", "-auto-approve", variables=self.env)
+        try:
+            yield
+        finally:
+            self.env = before
+            shutil.copy(root / "pins.json", self.root / "pins.json")
 
     def close(self) -> None:
         self._undo.close()

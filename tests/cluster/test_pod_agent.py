@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from modelswitch.fleet import pod_status
+from modelswitch.fleet import config_map, pod_status
 from modelswitch.fleet.condition import Wanted, parse
+from modelswitch.fleet.config_map import ConfigMapWatch
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import CONFIG_MAP, MODEL, allow_agents
 from tests.cluster.twin_pod import TwinPod, pins_of, until, without_api
@@ -131,6 +132,37 @@ async def test_a_stale_checkout_applied_again_is_refused_and_told(pod: TwinPod) 
         await pod.put(pins_of(8, two, one))
         await pod.serves(two, 8)
         assert agent.report.error is None
+
+
+async def test_a_watch_that_misses_news_is_found_out_by_the_mount(
+    pod: TwinPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pod.slot("1"), pod.slot("2")
+    await pod.put(pins_of(1, one, two))
+    monkeypatch.setattr(ConfigMapWatch, "_take", lambda *_: True)
+    async with pod.running() as agent:
+        await until(lambda: agent.report and agent.report.is_warm(MODEL, two.label))
+        await pod.put(pins_of(2, one, two))
+        await pod.put(pins_of(3, two, one))
+        pod.mounts(pins_of(2, one, two))
+        await pod.serves(two, 3)
+
+
+async def test_a_watch_ends_and_is_reopened_without_being_asked_again(
+    pod: TwinPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_map, "_WATCH_S", (1, 1))
+    one, two = pod.slot("1"), pod.slot("2")
+    await pod.put(pins_of(1, one, two))
+    async with pod.running() as agent:
+        await until(lambda: agent.report and agent.report.is_warm(MODEL, two.label))
+        await pod.is_ready()
+        before, since = agent.fleet.calls.requests, time.monotonic()
+        await until(lambda: agent.fleet.calls.requests > before + 2)
+        assert time.monotonic() - since > 2.0, "one request for each watch"
+        await pod.put(pins_of(2, two, one))
+        await pod.serves(two, 2, NEWS_S)
+        assert agent.fleet.calls.errors == 0
 
 
 async def test_a_mount_that_is_behind_the_watch_is_no_stranger(pod: TwinPod) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import terraform
 from tests.cluster.binaries import Binaries
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.site import NAMESPACE, ROOT, WHY, Site, damaged, running_site
@@ -65,6 +66,23 @@ def test_versions_change_under_load_and_nobody_notices(pods: Site) -> None:
     for moved in (staged, promoted, back):
         assert [s["state"] for s in moved["servers"]] == ["proven"] * 3
         assert {s["name"] for s in moved["servers"]} == set(pods.pairs)
+    pods.assert_one_story("2")
+
+
+@terraform.installed
+def test_terraform_publishes_and_goes_back_under_load(pods: Site, tmp_path: Path) -> None:
+    pods.stand("2", "1")
+    with pods.published_by_terraform(tmp_path), Clients(pods.urls) as clients:
+        pods.well("promote", f"{MODEL}@1", "--reason", "by Terraform")
+        wait_for(lambda: set(pods.serve().values()) == {"1"})
+        pods.well("rollback", MODEL, "--reason", "and back", "--yes")
+        wait_for(lambda: set(pods.serve().values()) == {"2"})
+        managers = pods.plane.get("configmap", MAP, "-n", NAMESPACE, "--show-managed-fields")
+    print(f"three pods under load, by Terraform: {clients}")
+    assert not clients.failed
+    assert not clients.wrong
+    # What the provider calls itself
+    assert "HashiCorp" in {m["manager"] for m in managers["metadata"]["managedFields"]}
     pods.assert_one_story("2")
 
 
