@@ -94,14 +94,27 @@ def differences(
     now: datetime,
     *,
     unreadable: str | None = None,
+    applied: Event | None = None,
 ) -> list[Difference]:
     """Where the fleet's pins and the servers differ from what the ledger says.
 
     `unreadable` says why the published pins cannot be read, if somebody has spoilt them.
+    `applied`: the plan whose pins are `wanted`, because they are published.
     """
     found: list[Difference] = []
     for model, event in sorted(heads.items()):
-        if event.head.planned:
+        if event == applied:
+            found.append(
+                Difference(
+                    "open",
+                    model,
+                    f"row {event.seq}",
+                    "settled",
+                    f"{event.actor.name}'s plan to {event.action} is applied, not concluded",
+                    "modelswitch resume --wait",
+                )
+            )
+        elif event.head.planned:
             found.append(
                 Difference(
                     "open",

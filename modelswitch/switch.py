@@ -17,6 +17,7 @@ from modelswitch import overview
 from modelswitch import pins as pinning
 from modelswitch.errors import (
     AtWork,
+    FleetUnreachable,
     ModelSwitchError,
     NotFound,
     NotProven,
@@ -232,6 +233,7 @@ class ModelSwitch:
             return self._marked(move(ref.name, slot, intent, pool=pool))
         except ModelSwitchError as error:
             if error.exit == 4 or isinstance(error, Superseded):  # rows were written
+                self.moves.announcer.tell(ref.name)
                 self.mark(ref.name)
             raise
 
@@ -250,13 +252,17 @@ class ModelSwitch:
         """
         intent = self._intent(reason)
         if break_glass:
-            moved = self.moves_without_ledger.break_glass(
-                model, intent, leaves=leaves, quarantines=quarantines
-            )
+            moves = self.moves_without_ledger
+            try:
+                moved = moves.break_glass(model, intent, leaves=leaves, quarantines=quarantines)
+            finally:
+                moves.announcer.tell_break_glass(model)
             return Switched(moved, "pending", "recorded when the database is back")
         try:
             moved = self.moves.rollback(model, intent, leaves=leaves, quarantines=quarantines)
         except ModelSwitchError as error:
+            if error.exit == 4 or isinstance(error, FleetUnreachable):
+                self.moves.announcer.tell(model)
             if error.exit == 4:  # it stands, though some server is behind
                 self.mark(model)
             raise
@@ -290,13 +296,16 @@ class ModelSwitch:
         outrank: str | None = None,
         give_up: bool = False,
         wait_s: float = 0.0,
+        allow_other_changes: bool = False,
     ) -> list[Switched]:
         """Conclude whatever is open, publish what the ledger says, catch the marks up.
 
         `wait_s`: how long to wait for a plan to be applied, in seconds; `give_up`: end the plan.
+        `allow_other_changes`: what Terraform applies may be more than the pins.
         Raises NotFound for a model that no row speaks of, AtWork while a command lives,
         WaitsForApproval while a plan is not applied.
         """
+        self.rooms.allow_other_changes = allow_other_changes
         if outrank is not None:
             self.moves.outrank(self._intent(outrank))
         else:
@@ -314,6 +323,7 @@ class ModelSwitch:
                 open_still = open_still or error
                 continue
             except NotProven:  # a plan that was applied, and undone
+                self.moves.announcer.tell(name)
                 self.mark(name)
                 raise
             if moved is not None:
@@ -368,6 +378,8 @@ class ModelSwitch:
         return None
 
     def _marked(self, moved: Moved) -> Switched:
+        if moved.changed:
+            self.moves.announcer.tell(moved.model, {s.name: s.state for s in moved.servers})
         error = self.mark(moved.model)
         return Switched(moved, "pending" if error else "done", error)
 
@@ -440,6 +452,9 @@ class ModelSwitch:
             unreadable = None
         except PinsError as error:
             published, unreadable = None, error.message
+        applied = self.moves.publisher.applied(published.pins) if published else None
+        if applied is not None:  # nobody has concluded it yet, and servers follow it
+            wanted = self.moves.publisher.planned(applied)
         found = overview.differences(
             wanted,
             published.pins if published else None,
@@ -447,6 +462,7 @@ class ModelSwitch:
             snapshot.heads,
             datetime.now(UTC),
             unreadable=unreadable,
+            applied=applied,
         )
         return found + self.mirror.differences(snapshot.heads)
 
@@ -454,7 +470,7 @@ class ModelSwitch:
         """The pins as the ledger says them, whatever is published."""
         snapshot = self.ledger.snapshot()
         return pinning.render(
-            {name: event.head for name, event in snapshot.heads.items()},
+            snapshot.pinned,
             deployment=self.settings.deployment,
             generation=snapshot.generation,
             epoch=snapshot.epoch,

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from modelswitch.errors import LedgerCorrupt, Superseded
 from modelswitch.ledger.events import GENESIS, Actor, Draft, Event, rfc3339
-from modelswitch.pins import render_model
+from modelswitch.pins import PinnedModel, render_model
 
 
 def seal(
@@ -56,10 +56,11 @@ def seal(
         prev_hash=last.hash if last else GENESIS,
         hash="",
     )
-    if head is not None and _carries_out(event, head):
-        # Its pins were published under the number of the plan.
-        event = replace(event, generation=max(generation, head.seq))
-    elif topped or _changes_pins(event, head):
+    if head is not None and head == last and _carries_out(event, head):
+        # Its pins were published under the number of the plan. With a row in between they may
+        # not be the same any more, or another plan's pull request may have a higher number.
+        event = replace(event, generation=head.seq)
+    elif topped or _changes_pins(event, head) or _must_outrank(event, head):
         event = replace(event, generation=seq)
     return replace(event, hash=event.computed_hash())
 
@@ -71,11 +72,19 @@ def _carries_out(event: Event, head: Event) -> bool:
     return event.head == replace(head.head, planned=False)
 
 
-def _changes_pins(event: Event, head: Event | None) -> bool:
-    if event.is_note:
+def _must_outrank(event: Event, head: Event | None) -> bool:
+    """Whether the pins of a plan that ends here would be the newer ones, applied too late."""
+    if event.is_note or head is None or not head.head.planned:
         return False
-    pinned = render_model(event.head)
-    return head is None or render_model(head.head) != pinned
+    return event.generation < head.seq
+
+
+def _changes_pins(event: Event, head: Event | None) -> bool:
+    return not event.is_note and _rendered(event) != _rendered(head)
+
+
+def _rendered(head: Event | None) -> PinnedModel | None:
+    return render_model(head.head) if head is not None and head.is_pinned else None
 
 
 def stands_on(draft: Draft, head: Event | None) -> bool:

@@ -104,6 +104,11 @@ class Event:
         return replace(head, planned=True) if head.is_open and self.holder is None else head
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether pins speak of its model: not while there is but a plan to take it up."""
+        return not self.is_note and (bool(self.parent) or not self.head.planned)
+
+    @property
     def is_note(self) -> bool:
         return self.kind is Kind.NOTE
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from modelswitch.ledger.events import Draft, Event
 from modelswitch.ledger.leases import Lease
+from modelswitch.line import Head
 
 EPOCH = "main"  # of pins that come from the ledger; break-glass pins name their own
 
@@ -16,6 +17,11 @@ class Snapshot(NamedTuple):
     heads: dict[str, Event]
     generation: int
     epoch: str
+
+    @property
+    def pinned(self) -> dict[str, Head]:
+        """What pins are rendered from."""
+        return {model: event.head for model, event in self.heads.items() if event.is_pinned}
 
 
 class Ledger(Protocol):

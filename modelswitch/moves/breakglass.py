@@ -8,7 +8,7 @@ ledger again writes the row that should have stood there, above the number that 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -71,7 +71,7 @@ def record(ledger: Ledger, published: Published) -> list[Event]:
         default = event.head.default if event else None
         if event is None or default is None or pinned.default in (None, default.label):
             continue
-        note = _note_of(model, published.note)
+        note = next(_notes_of(model, published.note), {})
         now = _slot(pinned, str(pinned.default))
         rows = ledger.history(model)
         behind = [s for s in ways_back(rows) if s.digest not in (now.digest, default.digest)]
@@ -104,11 +104,22 @@ def record(ledger: Ledger, published: Published) -> list[Event]:
     return written
 
 
-def _note_of(model: str, note: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The note that speaks of `model`: each one carries those before it."""
-    while note is not None and note.get("model") != model:
+def had_plan(published: Published, event: Event) -> bool:
+    """Whether the plan at `event` had been applied: what it brings was the default before."""
+    stood, brings = event.head.default, replace(event.head, planned=False).default
+    if brings is None or (stood is not None and stood.label == brings.label):
+        return False
+    pinned = published.pins.models.get(event.model)
+    left = [note.get("leaves") for note in _notes_of(event.model, published.note)]
+    return brings.label == (left[-1] if left else pinned and pinned.default)
+
+
+def _notes_of(model: str, note: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The notes that speak of `model`, newest first: each one carries those before it."""
+    while note is not None:
+        if note.get("model") == model:
+            yield note
         note = note.get("earlier")
-    return note or {}
 
 
 def _slot(pinned: PinnedModel, label: str) -> Slot:

@@ -25,6 +25,7 @@ from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import Event, Ledger, find_quarantine, quarantine, ways_back
 from modelswitch.line import Head, Kind, Line, Slot
 from modelswitch.moves import breakglass
+from modelswitch.moves.announcer import Announcer
 from modelswitch.moves.holders import os_user
 from modelswitch.moves.proof import Outcome, Proof
 from modelswitch.moves.publishing import Intent, Publisher, is_merged, merged_candidate
@@ -44,6 +45,7 @@ class Moves:
         self.settings = settings
         self.publisher = Publisher(ledger, fleet, settings.deployment)
         self.proof = Proof(fleet, settings.timeouts)
+        self.announcer = Announcer(ledger, fleet)
 
     def publish(self) -> Pins:
         """Make the fleet hold what the ledger says now; returns what stands."""
@@ -119,7 +121,8 @@ class Moves:
             self.proof.refuse_silent(model, slot, home)
             warm = self.proof.is_warm(model, wanted, home)
             if plan:
-                if not warm:
+                # What no pin names may still be warm while it is being unloaded.
+                if not warm or line.find(slot.digest) is None:
                     raise refuse_cold(model, slot)
                 return self._planned(work, head.commit(target), wanted, action, intent)
             if not warm:
@@ -136,7 +139,7 @@ class Moves:
     def _planned(self, work: Work, head: Head, slot: Slot, action: str, intent: Intent) -> Moved:
         """Write the row that waits, and its pins into the working tree."""
         for model, event in self.ledger.heads().items():
-            if event.head.planned:
+            if event.head.planned and not self.publisher.is_overtaken(event):
                 raise waits(model, event)
         file = work.plan(head, action, intent)
         before = head.line.default
@@ -146,6 +149,8 @@ class Moves:
         """The same plan a second time: its pins are written once more."""
         event = self.ledger.head(model)
         if event is None or not event.head.planned or event.action != action:
+            return None
+        if self.publisher.is_overtaken(event):
             return None
         target, before = event.head.target, event.head.line.default
         if target is None or target.find(slot.digest) is None:
@@ -188,7 +193,7 @@ class Moves:
                 evidence={} if quarantines else {"quarantine": False},
             )
             try:
-                written = self.ledger.append(draft)
+                written = self.publisher.append(draft)
                 break
             except Superseded:
                 event = self.ledger.head(model)
@@ -273,9 +278,9 @@ class Moves:
         outcome = Outcome(ok=False)
         slot = head.target.default if head.target else None
         if head.planned:
-            if not give_up and self.ledger.snapshot().generation < event.seq:
+            how = "was given up" if give_up else self._why_over(event)
+            if how is None:
                 raise waits(model, event)
-            how = "was given up" if give_up else "was overtaken by a later move"
             why = f"the plan of row {event.seq} {how}: {event.reason}"
         elif head.kind is Kind.COMMITTED and slot is not None:
             outcome = self.proof.wait_proven(model, slot, head.pool)
@@ -291,7 +296,7 @@ class Moves:
             line=done.line,
             evidence=outcome.evidence,
         )
-        written = self.ledger.append(draft)
+        written = self.publisher.append(draft)
         pins = self.publish()
         if head.planned:
             self.fleet.write(pins)
@@ -305,6 +310,16 @@ class Moves:
             pins.generation,
             outcome.servers,
         )
+
+    def _why_over(self, event: Event) -> str | None:
+        """Why a plan's pull request brings nothing any more; None while it waits."""
+        if self.publisher.is_overtaken(event):
+            return "was overtaken by a later move"
+        taken = any(report.generation >= event.seq for report in self.fleet.reports())
+        if taken and not self.publisher.is_applied(event):
+            # Servers that have taken it refuse the older pins: only a newer row unites them.
+            return "was applied, and older pins were put over it"
+        return None
 
     @contextmanager
     def _at_work(self, model: str) -> Iterator[Work]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelswitch import pins as pinning
 from modelswitch.effects import correlation_id
-from modelswitch.errors import PinsError, Superseded
+from modelswitch.errors import FleetUnreachable, PinsError, Superseded
 from modelswitch.fleet.protocol import Fleet, Published
 from modelswitch.ledger import Draft, Event, Ledger
 from modelswitch.line import Kind, Line, Slot
@@ -41,9 +41,8 @@ class Publisher:
         """Make the fleet hold what the ledger says now; returns what stands."""
         while True:
             snapshot = self.ledger.snapshot()
-            heads = {model: event.head for model, event in snapshot.heads.items()}
             pins = pinning.render(
-                heads,
+                snapshot.pinned,
                 deployment=self.deployment,
                 generation=snapshot.generation,
                 epoch=snapshot.epoch,
@@ -66,43 +65,65 @@ class Publisher:
 
     def planned(self, event: Event) -> Pins:
         """The pins that a plan's pull request holds: the ledger's, with the plan carried out."""
-        heads = {model: other.head for model, other in self.ledger.heads().items()}
-        heads[event.model] = replace(event.head, planned=False)
+        snapshot = self.ledger.snapshot()
         return pinning.render(
-            heads,
+            snapshot.pinned | {event.model: replace(event.head, planned=False)},
             deployment=self.deployment,
             generation=event.seq,
-            epoch=self.ledger.snapshot().epoch,
+            epoch=snapshot.epoch,
         )
 
+    def append(self, draft: Draft) -> Event:
+        """Append a row. No row takes back unseen what another model's plan has brought: that it
+        was applied is written, and published, first."""
+        if any(self.is_applied(event) for event in self.ledger.heads().values()):
+            self.publish()
+        return self.ledger.append(draft)
+
+    def is_overtaken(self, event: Event) -> bool:
+        """Whether the pins of a plan are older by now than what the ledger says."""
+        return event.head.planned and self.ledger.snapshot().generation >= event.seq
+
     def is_applied(self, event: Event) -> bool:
-        """Whether the pins of the plan at `event` are what is published now."""
-        published = self.fleet.published() if event.head.planned else None
+        """Whether the pins of the plan at `event` are what is published now, as far as one sees."""
+        if not event.head.planned:
+            return False
+        try:
+            published = self.fleet.published()
+        except (PinsError, FleetUnreachable):  # a rollback's row waits for neither
+            return False
         return published is not None and self._is_its(event, published.pins)
 
     def _is_its(self, event: Event, pins: Pins) -> bool:
         is_its = event.head.planned and event.seq == pins.generation
-        return is_its and self.planned(event) == pins
+        return is_its and not self.is_overtaken(event) and self.planned(event) == pins
+
+    def applied(self, pins: Pins) -> Event | None:
+        """The plan whose pins these are, while nobody has recorded that they are published."""
+        heads = self.ledger.heads().values()
+        return next((event for event in heads if self._is_its(event, pins)), None)
 
     def _record_merge(self, standing: Pins) -> bool:
         """Write that a plan's pins were applied; False when no plan's were."""
-        for event in self.ledger.heads().values():
-            if self._is_its(event, standing):
-                draft = self.draft(
-                    event.model,
-                    event.seq,
-                    event.kind,
-                    event.action,
-                    Intent(f"its pull request was applied: {event.reason}"),
-                    line=event.line,
-                    target=event.target,
-                    holder=new_holder(),
-                    evidence={MERGED: event.seq},
-                )
-                with suppress(Superseded):  # somebody else saw it in the same moment
-                    self.ledger.append(draft)
-                return True
-        return False
+        event = self.applied(standing)
+        if event is not None:
+            self._merged(event)
+        return event is not None
+
+    def _merged(self, event: Event) -> None:
+        draft = self.draft(
+            event.model,
+            event.seq,
+            event.kind,
+            event.action,
+            Intent(f"its pull request was applied: {event.reason}"),
+            line=event.line,
+            target=event.target,
+            holder=new_holder(),
+            evidence={MERGED: event.seq},
+        )
+        with suppress(Superseded):  # somebody else saw it in the same moment
+            self.ledger.append(draft)
 
     def _record_break_glass(self, standing: Pins) -> bool:
         """Write what was done while the ledger was away; False when it is not a break-glass."""
@@ -111,6 +132,9 @@ class Publisher:
             return True  # something newer was published meanwhile: look again
         if not standing.is_break_glass:
             return False
+        for event in self.ledger.heads().values():
+            if breakglass.had_plan(published, event):
+                self._merged(event)
         if not breakglass.record(self.ledger, published):
             # Recorded, or of no consequence: the ledger's pins still must outrank its number.
             self._outrank(published, Intent("the ledger is back"))
@@ -127,6 +151,8 @@ class Publisher:
         published = self.fleet.published()
         if published is not None and published.pins.is_break_glass:
             return self.publish()  # recorded: what was left in need does not come back
+        if published is not None:
+            self._record_merge(published.pins)
         generation = self.ledger.snapshot().generation
         if published is not None and published.pins.generation >= generation:
             self._outrank(published, intent)

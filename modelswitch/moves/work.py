@@ -98,7 +98,7 @@ class Work:
             holder=self.holder if head.is_open else None,
             evidence=evidence,
         )
-        event = self._publisher.ledger.append(draft)
+        event = self._publisher.append(draft)
         self.seq, self.head = event.seq, head
         self.generation = self._publisher.publish().generation
         return head
@@ -108,7 +108,7 @@ class Work:
         draft = self._publisher.draft(
             self.model, self.seq, head.kind, action, intent, line=head.line, target=head.target
         )
-        event = self._publisher.ledger.append(draft)
+        event = self._publisher.append(draft)
         self.seq, self.head = event.seq, event.head
         return self._publisher.fleet.write(self._publisher.planned(event))
 

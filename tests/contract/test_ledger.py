@@ -233,13 +233,56 @@ def test_a_plan_changes_no_pins_until_it_is_carried_out(ledger: Ledger) -> None:
     )
 
     planned = ledger.append(plan)
-    other = ledger.append(note())
     applied = ledger.append(replace(plan, parent=2, holder="anna"))
 
-    assert (planned.generation, other.generation, applied.generation) == (1, 1, 2)
+    assert (planned.generation, applied.generation) == (1, 2)
     assert planned.head.planned
     assert planned.head.default == slot(1)
     assert applied.head.default == slot(2)
+
+
+def test_an_applied_plan_keeps_its_number_only_straight_behind_it(ledger: Ledger) -> None:
+    staged, promoted = line(1, candidates=(2,)), line(2, 1)
+    ledger.append(settled(0, staged))
+    plan = Draft(
+        model="digits", parent=1, kind=Kind.COMMITTED, action="x", line=staged, target=promoted
+    )
+    ledger.append(plan)
+    other = replace(plan, model="faces", parent=0)
+
+    assert ledger.append(other).generation == 1  # and its pull request holds 3
+    assert ledger.append(replace(plan, parent=2, holder="anna")).generation == 4
+
+
+def test_what_ends_a_plan_outranks_its_pull_request(ledger: Ledger) -> None:
+    staged, promoted = line(1, candidates=(2,)), line(2, 1)
+    ledger.append(settled(0, staged))
+    plan = Draft(
+        model="digits", parent=1, kind=Kind.COMMITTED, action="x", line=staged, target=promoted
+    )
+    ledger.append(plan)
+
+    assert ledger.append(settled(2, staged)).generation == 3
+
+
+def test_a_plan_as_the_first_row_of_a_model_pins_nothing(ledger: Ledger) -> None:
+    plan = Draft(
+        model="digits",
+        parent=0,
+        kind=Kind.PREPARED,
+        action="x",
+        line=line(),
+        target=line(candidates=(1,)),
+    )
+    assert ledger.append(plan).generation == 0
+    assert ledger.snapshot().pinned == {}
+    assert ledger.append(replace(plan, parent=1, holder="anna")).generation == 1
+    assert list(ledger.snapshot().pinned) == ["digits"]
+    other = replace(plan, model="faces")
+    ledger.append(other)
+    overtakes = ledger.append(settled(0, line(7), model="words"))
+    ended = ledger.append(settled(3, line(), model="faces"))
+    assert (overtakes.generation, ended.generation) == (4, 5)  # an empty model is pinned now
 
 
 def test_a_plan_that_others_overtook_ends_where_it_stood(ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ from modelswitch.errors import (
     FleetUnreachable,
     NotProven,
     PinsError,
+    Quarantined,
     Refused,
     UsageError,
     WaitsForApproval,
@@ -134,6 +135,14 @@ def test_a_plan_to_production_needs_a_warm_version(site: Site) -> None:
     assert "--to staging" in str(cold.value.next)
 
 
+def test_what_is_being_unloaded_is_not_warm_for_a_plan(site: Site, two: Slot) -> None:
+    for name in site.twins:
+        site.stop(name)  # reports say warm still
+    site.moves.retire("digits", two, WHY)
+    with pytest.raises(Refused, match="not warm on every server"):
+        plan(site, two)
+
+
 def test_the_same_plan_again_writes_the_same_file(
     site: Site, fleet: ReviewedFolder, two: Slot
 ) -> None:
@@ -198,6 +207,157 @@ def test_a_rollback_after_the_merge_leaves_what_the_pull_request_brought(
 
     assert (moved.before.version, moved.after.version) == ("2", "1")
     assert site.all_answer() == {"1"}
+
+
+def test_a_late_merge_of_a_plan_that_was_given_up_brings_nothing(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    plan(site, two)
+    asked = parse(fleet.file.read_text())
+    site.moves.conclude("digits", WHY, give_up=True)
+
+    stands = fleet.publish(asked)
+
+    assert stands.generation > asked.generation
+    assert site.moves.publish() == stands
+    assert site.all_answer() == {"1"}
+
+
+def test_a_rollback_of_another_model_keeps_what_a_pull_request_has_brought(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    site.promote(site.slot("1", "faces"), "faces")
+    site.promote(site.slot("2", "faces"), "faces")
+    planned = plan(site, two)
+    fleet.merge()
+    wait_for(lambda: site.all_answer() == {"2"})
+
+    site.rollback("faces")
+
+    assert site.all_answer("faces") == {"1"}
+    assert site.all_answer() == {"2"}
+    assert site.ledger.head("digits").evidence["merged"] == planned.event
+    concluded = site.moves.conclude("digits", WHY)
+    assert concluded is not None
+    assert concluded.after == two
+
+
+def test_a_plan_that_older_pins_were_put_over_ends_at_its_line(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    before = fleet.published().pins.text
+    plan(site, two)
+    fleet.merge()
+    wait_for(lambda: site.all_answer() == {"2"})
+    fleet.pins_file.write_text(before)  # its merge is reverted, and that is applied
+    wait_for(lambda: all("refused" in (site.report(n).error or "") for n in site.twins))
+
+    concluded = site.moves.conclude("digits", WHY)
+
+    assert concluded is not None
+    assert "older pins were put over it" in site.ledger.history("digits")[0].reason
+    wait_for(lambda: site.all_answer() == {"1"})
+
+
+def test_a_rollback_needs_no_readable_pins_to_pass_a_plan(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    site.promote(two)
+    three = site.slot("3")
+    site.stage(three)
+    plan(site, three)
+    fleet.pins_file.write_text("rubbish")
+    site.rollback()
+    assert site.all_answer() == {"1"}
+
+
+def test_outranking_keeps_what_a_pull_request_has_brought(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    plan(site, two)
+    merged = fleet.merge()
+    pins = site.moves.outrank(WHY)
+    assert pins.generation > merged.generation
+    assert pins.models == merged.models
+    concluded = site.moves.conclude("digits", WHY)
+    assert concluded is not None
+    assert concluded.after == two
+
+
+def test_break_glass_leaves_what_a_pull_request_has_brought(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    plan(site, two)
+    fleet.merge()
+    wait_for(lambda: site.all_answer() == {"2"})
+    site.moves.break_glass("digits", Intent("the database is away"), leaves="2")
+
+    site.moves.publish()
+
+    recorded = site.ledger.head("digits")
+    assert (recorded.action, recorded.leaves.version) == ("rollback", "2")
+    assert site.all_answer() == {"1"}
+    with pytest.raises(Quarantined):
+        site.promote(two)
+
+
+def test_break_glass_to_what_a_plan_would_bring_is_not_that_plan(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    site.promote(two)
+    plan(site, site.slot("1"))
+    site.moves.break_glass("digits", Intent("the database is away"))
+
+    site.moves.publish()
+
+    recorded = site.ledger.head("digits")
+    assert (recorded.action, recorded.leaves.version) == ("rollback", "2")
+    assert site.all_answer() == {"1"}
+
+
+def test_break_glass_of_another_model_keeps_what_a_pull_request_has_brought(
+    site: Site, fleet: ReviewedFolder, two: Slot
+) -> None:
+    site.promote(site.slot("1", "faces"), "faces")
+    site.promote(site.slot("2", "faces"), "faces")
+    plan(site, two)
+    fleet.merge()
+    site.moves.break_glass("faces", Intent("the database is away"))
+
+    concluded = site.moves.conclude("digits", WHY)
+
+    assert concluded is not None
+    assert concluded.after == two
+    assert site.ledger.head("faces").action == "rollback"
+    site.rollback()  # the version that was replaced is in no quarantine
+    assert site.all_answer() == {"1"}
+
+
+def test_the_first_candidate_of_a_model_can_be_planned(site: Site, fleet: ReviewedFolder) -> None:
+    one = site.slot("1")
+    planned = site.moves.stage("digits", one, WHY, plan=True)
+    assert site.moves.publish().models == {}
+    with pytest.raises(WaitsForApproval):
+        site.moves.conclude("digits", WHY)
+
+    assert fleet.merge().generation == planned.event
+    site.moves.conclude("digits", WHY)
+
+    assert site.ledger.head("digits").head.line.candidates == (one,)
+
+
+def test_an_overtaken_plan_is_planned_anew(site: Site, fleet: ReviewedFolder, two: Slot) -> None:
+    first = plan(site, two)
+    site.promote(site.slot("1", "faces"), "faces")
+
+    again = plan(site, two)
+
+    assert again.changed
+    assert again.event > first.event
+    fleet.merge()
+    concluded = site.moves.conclude("digits", WHY)
+    assert concluded is not None
+    assert concluded.after == two
 
 
 def test_a_move_of_another_model_overtakes_a_plan(

@@ -1,6 +1,6 @@
 """`python -m tests.model`: explore the worlds, or tell what each rule is for.
 
-Without a flag the short worlds; `--long` the large ones too, `--seconds` in all (default 280);
+Without a flag the short worlds; `--long` the large ones too, `--seconds` in all (default 400);
 `--rules` drops each rule in turn and tells the story of what breaks.
 """
 
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--rules", action="store_true")
-    parser.add_argument("--seconds", type=float, default=280.0)
+    parser.add_argument("--seconds", type=float, default=400.0)
     options = parser.parse_args()
     gc.disable()  # millions of tuples and no cycle among them
     if options.rules:

@@ -6,17 +6,21 @@ quarantine, ways back) is the product's too, computed when a ledger is first rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from modelswitch.ledger.chain import seal, stands_on
 from modelswitch.ledger.derive import is_quarantined, quarantine, ways_back
 from modelswitch.ledger.events import Draft, Event
+from modelswitch.ledger.protocol import EPOCH, Snapshot
 from modelswitch.line import Head, Kind, Line, Slot
+from modelswitch.moves.publishing import MERGED, is_merged
 from modelswitch.pins import PinnedModel, Pins, render_model
 
-from .rules import Violation
+from .rows import check_row
 
+M, N = "m", "n"  # the servers hold M; of N, beside it, there are rows and pins alone
 # 4 is another recipe of version 2: a slot like any other.
 ONE, TWO, THREE, TWO_B = SLOTS = tuple(
     Slot(version, "sha256:" + digit * 64)
@@ -35,8 +39,9 @@ def name(slot: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A row to be: `what` is prepare, commit, done, undo, rollback, retire or lift.
+class Asked:
+    """A row to be: `what` is prepare, commit, done, undo, rollback, retire, lift, plan, give up,
+    take back, or record, which says that a plan's pull request was applied.
 
     `slot` is its subject; none retires the whole model.
 
@@ -48,106 +53,127 @@ class Plan:
     slot: Slot | None
     parent: int
     shown: str | None = None
+    model: str = M
 
 
 @dataclass(slots=True)
 class Pinned:
-    """Published pins; the default and the slots as bits of SLOTS."""
+    """Published pins; the default and the slots of M, as bits of SLOTS."""
 
     generation: int
+    models: Mapping[str, PinnedModel]
     model: PinnedModel
     default: int
     mask: int
 
 
 @dataclass(slots=True)
+class Stand:
+    """Where a model stands: its head and that row's seq, 0 before the first.
+
+    `quarantined` are digests, and so is what settled lines `served`.
+    """
+
+    seq: int = 0
+    head: Head = EMPTY
+    quarantined: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
 class Ledger:
-    """`head_seq` is 0 before the first row. `served` are digests of settled lines."""
+    """`pulls` are the pins of its plans' pull requests, open or not. Of those of `waiting` plans
+    the row's seq is named: published, they count as applied."""
 
     rows: tuple[Event, ...]
     before: int | None
-    head_seq: int
-    head: Head
+    models: Mapping[str, Stand]
     pins: int
-    quarantined: frozenset[str]
-    served: frozenset[str]
+    pulls: tuple[int, ...] = ()
+    waiting: Mapping[int, int] = field(default_factory=dict)
 
 
 class Book:
     """Every ledger and every pins document reached, under one set of rules."""
 
-    def __init__(self, rules: frozenset[str], given: tuple[Line, ...], ways_back: int = 1) -> None:
+    def __init__(
+        self,
+        rules: frozenset[str],
+        given: tuple[Line, ...],
+        beside: tuple[Line, ...] = (),
+        ways_back: int = 1,
+    ) -> None:
         self.rules = rules
         self.ways_back = ways_back
         self.ledgers: list[Ledger] = []
         self.pins: list[Pinned] = []
         self._pins_ids: dict[str, int] = {}
-        self._children: dict[tuple[int, Plan], int] = {}
-        pins = self._intern(0, render_model(EMPTY))
-        self.ledgers.append(Ledger((), None, 0, EMPTY, pins, frozenset(), frozenset()))
+        self._children: dict[tuple[int, Asked], int] = {}
+        models = {model: Stand() for model in ((M, N) if beside else (M,))}
+        pins = self._intern(0, {})
+        self.ledgers.append(Ledger((), None, models, pins))
         self.start = 0
-        for line in given:
-            draft = self._draft(
-                "adopt", self.ledgers[self.start].head_seq, Head(Kind.SETTLED, line)
-            )
+        for model, line in [(M, line) for line in given] + [(N, line) for line in beside]:
+            parent = self.ledgers[self.start].models[model].seq
+            draft = _draft(model, "adopt", parent, Head(Kind.SETTLED, line))
             self.start = self._add(self.start, draft, None)
 
-    def append(self, ledger_id: int, plan: Plan) -> int | None:
-        """The ledger with the planned row, or None where its parent is no longer the head."""
-        key = (ledger_id, plan)
+    def append(self, ledger_id: int, asked: Asked) -> int | None:
+        """The ledger with the row asked for, or None where its parent is no longer the head."""
+        key = (ledger_id, asked)
         if key in self._children:
             return self._children[key]
-        draft = self.draft(ledger_id, plan)
-        if "cas" in self.rules and not stands_on(draft, self._head_row(ledger_id)):
+        draft = self.draft(ledger_id, asked)
+        if "cas" in self.rules and not stands_on(draft, self._head_row(ledger_id, asked.model)):
             return None
-        self._children[key] = self._add(ledger_id, draft, plan)
+        self._children[key] = self._add(ledger_id, draft, asked)
         return self._children[key]
 
-    def draft(self, ledger_id: int, plan: Plan) -> Draft:
-        """What a plan asks to append, from the head its author has read."""
-        if plan.what == "lift":
-            assert plan.slot
-            evidence = {"version": plan.slot.version, "digest": plan.slot.digest}
-            note = Draft(model="m", parent=None, kind=Kind.NOTE, action="lift")
+    def draft(self, ledger_id: int, asked: Asked) -> Draft:
+        """What is asked to append, from the head its author has read."""
+        model, slot = asked.model, asked.slot
+        if asked.what == "lift":
+            assert slot
+            evidence = {"version": slot.version, "digest": slot.digest}
+            note = Draft(model=model, parent=None, kind=Kind.NOTE, action="lift")
             return replace(note, evidence=evidence)
-        head = self.head_at(ledger_id, plan.parent)
-        if plan.what == "prepare":
-            return self._draft(plan.action, plan.parent, head.prepare(self._target(head, plan)))
-        if plan.what == "commit":
-            target = None if head.is_open else self._target(head, plan)
-            return self._draft(plan.action, plan.parent, head.commit(target))
-        if plan.what == "done":
-            return self._draft(plan.action, plan.parent, head.settle(done=True))
-        if plan.what == "retire":
-            line = head.line.retired(plan.slot) if plan.slot else Line()
-            gone = [plan.slot.digest] if plan.slot else [s.digest for s in head.line.slots]
-            draft = self._draft("retire", plan.parent, Head(Kind.SETTLED, line))
-            return replace(draft, evidence={"retired": gone})
-        if plan.what == "undo":
-            own = "undo_parent_is_own_row" in self.rules
-            parent = plan.parent if own else self.ledgers[ledger_id].head_seq
-            return self._draft("undo", parent, head.settle(done=False))
-        history = ways_back(self._remembered(self.ledgers[ledger_id].rows))
-        new = head.roll_back(history, ways_back=self.ways_back)
-        draft = self._draft("rollback", plan.parent, new)
-        return replace(draft, leaves=head.default, evidence={"shown": plan.shown})
-
-    def _draft(self, action: str, parent: int, head: Head) -> Draft:
-        return Draft(
-            model="m",
-            parent=parent,
-            kind=head.kind,
-            action=action,
-            line=head.line,
-            target=head.target,
-            holder="somebody" if head.is_open else None,
+        head = self.head_at(ledger_id, asked.parent)
+        draft = _draft(model, asked.action, asked.parent, head)
+        match asked.what:
+            case "prepare":
+                return _of(draft, head.prepare(self._target(head, asked)))
+            case "commit":
+                target = None if head.is_open else self._target(head, asked)
+                return _of(draft, head.commit(target))
+            case "plan":
+                go = head.prepare if asked.action == "stage" else head.commit
+                return replace(_of(draft, go(self._target(head, asked))), holder=None)
+            case "record":
+                merged = replace(head, planned=False)
+                return replace(_of(draft, merged), evidence={MERGED: asked.parent})
+            case "done":
+                return _of(draft, head.settle(done=True))
+            case "undo" | "give up" | "take back":
+                own = "undo_parent_is_own_row" in self.rules
+                parent = asked.parent if own else self.ledgers[ledger_id].models[model].seq
+                undone = _of(draft, head.settle(done=False))
+                return replace(undone, action=asked.what, parent=parent)
+            case "retire":
+                gone = [slot.digest] if slot else [s.digest for s in head.line.slots]
+                line = head.line.retired(slot) if slot else Line()
+                retired = _of(draft, Head(Kind.SETTLED, line))
+                return replace(retired, evidence={"retired": gone})
+        new = head.roll_back(
+            ways_back(self._remembered(self._rows(ledger_id, model))), ways_back=self.ways_back
         )
+        back = replace(_of(draft, new), leaves=head.default)
+        return replace(back, evidence={"shown": asked.shown})
 
-    def _target(self, head: Head, plan: Plan) -> Line:
-        assert plan.slot
-        if plan.action == "stage":
-            return head.line.staged(plan.slot)
-        return head.line.promoted(plan.slot, ways_back=self.ways_back)
+    def _target(self, head: Head, asked: Asked) -> Line:
+        assert asked.slot
+        if asked.action == "stage":
+            return head.line.staged(asked.slot)
+        return head.line.promoted(asked.slot, ways_back=self.ways_back)
 
     def _remembered(self, rows: tuple[Event, ...]) -> list[Event]:
         """The rows as a rollback reads them: as they are, unless a rule is dropped."""
@@ -168,63 +194,114 @@ class Book:
     def head_at(self, ledger_id: int, seq: int) -> Head:
         return self.ledgers[ledger_id].rows[seq - 1].head if seq else EMPTY
 
-    def _head_row(self, ledger_id: int) -> Event | None:
-        ledger = self.ledgers[ledger_id]
-        return ledger.rows[ledger.head_seq - 1] if ledger.head_seq else None
+    def pinned_head(self, ledger_id: int, generation: int) -> Head | None:
+        """What the pins of a number make of M: a plan that has the number itself is carried out.
 
-    def _add(self, ledger_id: int, draft: Draft, plan: Plan | None) -> int:
-        before = self.ledgers[ledger_id]
+        None for a number that no row of the ledger has.
+        """
+        rows = self.ledgers[ledger_id].rows
+        if generation > len(rows):
+            return None
+        row = next((e for e in rows[generation - 1 :: -1] if e.model == M and not e.is_note), None)
+        if row is None:
+            return EMPTY
+        return replace(row.head, planned=row.head.planned and row.seq != generation)
+
+    def _rows(self, ledger_id: int, model: str) -> tuple[Event, ...]:
+        return tuple(e for e in self.ledgers[ledger_id].rows if e.model == model)
+
+    def _head_row(self, ledger_id: int, model: str) -> Event | None:
+        ledger = self.ledgers[ledger_id]
+        seq = ledger.models[model].seq
+        return ledger.rows[seq - 1] if seq else None
+
+    def _add(self, ledger_id: int, draft: Draft, asked: Asked | None) -> int:
+        before, model = self.ledgers[ledger_id], draft.model
         row = seal(
             draft,
             last=before.rows[-1] if before.rows else None,
-            head=self._head_row(ledger_id),
+            head=self._head_row(ledger_id, model),
             above=0,
             deployment="d",
             database_role=None,
             at=AT,
         )
+        row = self._numbered(ledger_id, row)
         rows = (*before.rows, row)
-        head, head_seq = (before.head, before.head_seq) if row.is_note else (row.head, row.seq)
-        served = before.served
+        stood = before.models[model]
+        head, seq = (stood.head, stood.seq) if row.is_note else (row.head, row.seq)
+        served = stood.served
         if row.kind is Kind.SETTLED:
             served |= {slot.digest for slot in head.line.serving}
-        entries = quarantine(rows)
-        ledger = Ledger(
-            rows,
-            ledger_id,
-            head_seq,
-            head,
-            self._pins_of(ledger_id, row, head),
-            frozenset(slot.digest for slot in SLOTS if is_quarantined(entries, slot)),
-            served,
-        )
-        if plan:
-            check_row(before, ledger)
+        entries = quarantine(e for e in rows if e.model == model)
+        quarantined = frozenset(slot.digest for slot in SLOTS if is_quarantined(entries, slot))
+        models = {**before.models, model: Stand(seq, head, quarantined, served)}
+        pinned = _pinned(rows, models)
+        pins = self._pins_of(ledger_id, row, pinned)
+        waiting = self._waiting(row.generation, models, pinned)
+        pulls = (*before.pulls, *(pins for pins, at in waiting.items() if at == row.seq))
+        ledger = Ledger(rows, ledger_id, models, pins, pulls, waiting)
+        if asked:
+            check_row(before, ledger, self.pins)
         self.ledgers.append(ledger)
         return len(self.ledgers) - 1
 
-    def _pins_of(self, ledger_id: int, row: Event, head: Head) -> int:
-        model, generation = self._render(head), row.generation
+    def _numbered(self, ledger_id: int, row: Event) -> Event:
+        """The row with the generation it gets where a rule about plans is dropped."""
+        before = self.ledgers[ledger_id]
+        last, planned = before.rows[-1].generation if before.rows else 0, row.parent or 0
+        if not row.is_note and row.head.planned and "plan_renders_its_line" not in self.rules:
+            return replace(row, generation=row.seq)
+        if not planned or not self.head_at(ledger_id, planned).planned:
+            return row
+        if is_merged(row):
+            if "late_record_renumbered" not in self.rules:
+                return replace(row, generation=max(last, planned))
+        elif "plan_ends_above_its_number" not in self.rules:
+            same = render_model(row.head) == self.pins[before.pins].models.get(row.model)
+            return replace(row, generation=last if same else row.seq)
+        return row
+
+    def _pins_of(self, ledger_id: int, row: Event, pinned: Mapping[str, Head]) -> int:
+        rendered = {model: self._render(head) for model, head in pinned.items()}
+        generation = row.generation
         if "generation_only_grows" not in self.rules:
             at: int | None = ledger_id
             while at is not None:
                 ledger = self.ledgers[at]
-                if self.pins[ledger.pins].model == model:
+                if self.pins[ledger.pins].models == rendered:
                     generation = self.pins[ledger.pins].generation
                 at = ledger.before
-        return self._intern(generation, model)
+        return self._intern(generation, rendered)
+
+    def _waiting(
+        self, generation: int, models: Mapping[str, Stand], pinned: Mapping[str, Head]
+    ) -> dict[int, int]:
+        """What each plan's pull request holds, of plans that nothing has overtaken."""
+        found = {}
+        for model, stand in models.items():
+            if not stand.head.planned or generation >= stand.seq:
+                continue
+            heads = {**pinned, model: replace(stand.head, planned=False)}
+            rendered = {name: render_model(head) for name, head in heads.items()}
+            found[self._intern(stand.seq, rendered)] = stand.seq
+        return found
 
     def _render(self, head: Head) -> PinnedModel:
+        if head.planned and "plan_renders_its_line" not in self.rules:
+            head = replace(head, planned=False)
         if head.kind is Kind.COMMITTED and "both_lines_pinned_while_open" not in self.rules:
             return render_model(Head(Kind.SETTLED, head.standing))
         return render_model(head)
 
-    def planned_pins(self, ledger_id: int, plan: Plan) -> int:
-        """What the planned row will publish. Only a broken protocol asks before it stands."""
-        draft = self.draft(ledger_id, plan)
+    def early_pins(self, ledger_id: int, asked: Asked) -> int:
+        """What the row asked for will publish. Only a broken protocol asks before it stands."""
+        draft = self.draft(ledger_id, asked)
         assert draft.line
-        seq = len(self.ledgers[ledger_id].rows) + 1
-        return self._intern(seq, self._render(Head(draft.kind, draft.line, draft.target)))
+        ledger = self.ledgers[ledger_id]
+        head = Head(draft.kind, draft.line, draft.target)
+        models = {**self.pins[ledger.pins].models, asked.model: self._render(head)}
+        return self._intern(len(ledger.rows) + 1, models)
 
     def earlier_pins(self, ledger_id: int) -> tuple[int, ...]:
         """What was published before, for a stale copy that somebody still reads."""
@@ -236,64 +313,42 @@ class Book:
         return tuple(found)
 
     def quarantined_at(self, ledger_id: int, seq: int) -> frozenset[str]:
-        """What was quarantined when the ledger's last row was number `seq`."""
+        """What of M was quarantined when the ledger's last row was number `seq`."""
         ledger = self.ledgers[ledger_id]
         while len(ledger.rows) > seq and ledger.before is not None:
             ledger = self.ledgers[ledger.before]
-        return ledger.quarantined
+        return ledger.models[M].quarantined
 
-    def _intern(self, generation: int, model: PinnedModel) -> int:
-        key = Pins(schema=1, deployment="d", generation=generation, models={"m": model}).text
+    def _intern(self, generation: int, models: Mapping[str, PinnedModel]) -> int:
+        key = Pins(schema=1, deployment="d", generation=generation, models=dict(models)).text
         if key not in self._pins_ids:
+            model = models.get(M) or render_model(EMPTY)
             default = BY_LABEL[model.default] if model.default else NOTHING
             mask = sum(1 << BY_LABEL[label] for label in model.slots)
             self._pins_ids[key] = len(self.pins)
-            self.pins.append(Pinned(generation, model, default, mask))
+            self.pins.append(Pinned(generation, models, model, default, mask))
         return self._pins_ids[key]
+
+
+def _pinned(rows: tuple[Event, ...], models: Mapping[str, Stand]) -> dict[str, Head]:
+    heads = {model: rows[stand.seq - 1] for model, stand in models.items() if stand.seq}
+    return Snapshot(heads, rows[-1].generation, EPOCH).pinned
+
+
+def _draft(model: str, action: str, parent: int, head: Head) -> Draft:
+    return _of(
+        Draft(model=model, parent=parent, kind=Kind.SETTLED, action=action, line=Line()), head
+    )
+
+
+def _of(draft: Draft, head: Head) -> Draft:
+    """The draft with a head of its own."""
+    holder = "somebody" if head.is_open else None
+    return replace(draft, kind=head.kind, line=head.line, target=head.target, holder=holder)
 
 
 def default_of(head: Head) -> int:
     """What a row makes the default: said here once more, as the specification."""
-    line = head.target if head.kind is Kind.COMMITTED else head.line
+    moved = head.kind is Kind.COMMITTED and not head.planned
+    line = head.target if moved else head.line
     return INDEX[line.serving[0].digest] if line and line.serving else NOTHING
-
-
-def check_row(before: Ledger, after: Ledger) -> None:
-    """What a new row must never do; raises Violation."""
-    row = after.rows[-1]
-    if row.is_note:
-        return
-    if row.parent != before.head_seq:
-        raise Violation("no_row_lost")
-    came, went = before.head, after.head
-    if row.action == "rollback":
-        if row.evidence["shown"] != (came.default.digest if came.default else None):
-            raise Violation("shown")
-    elif came.is_open:
-        moved = went.kind is Kind.COMMITTED and (went.line, went.target) == (came.line, came.target)
-        settled = went.kind is Kind.SETTLED and went.line in (came.line, came.target)
-        if not moved and not settled:
-            raise Violation("no_stray_undo")
-    elif row.action != "retire" and (went.kind is Kind.SETTLED or went.line != came.line):
-        raise Violation("no_stray_undo")
-    serving = {slot.digest for slot in went.standing.serving}
-    if serving & after.quarantined:
-        raise Violation("quarantine")
-    if row.action != "rollback":
-        return
-    new = serving - {slot.digest for slot in came.standing.serving}
-    if new & _retired(before.rows):
-        raise Violation("retired")
-    if serving - before.served:
-        raise Violation("served_before")
-
-
-def _retired(rows: tuple[Event, ...]) -> set[str]:
-    """What was retired and has not been made the default since."""
-    retired: set[str] = set()
-    for row in rows:
-        if row.action == "retire":
-            retired |= set(row.evidence["retired"])
-        elif row.kind is Kind.SETTLED and row.head.default:
-            retired.discard(row.head.default.digest)
-    return retired

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from modelswitch.line import Line
+from modelswitch.moves.publishing import is_merged
 
 from .agents import Agents, Move, Server, restarted
 from .book import INDEX, NOTHING, SLOTS, Book, default_of, name
@@ -23,9 +24,9 @@ from .rules import ALL_RULES, Violation
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`given` are the settled lines so far; `bad[i]` what can't load on server i, as bits;
-    `restarts` how often a server may forget everything, `spoils` which slots may, once, stop
-    loading anywhere from then on."""
+    """`given` are the settled lines so far, `beside` those of another model; `bad[i]` what can't
+    load on server i, as bits; `restarts` how often a server may forget everything, `spoils` which
+    slots may, once, stop loading anywhere from then on."""
 
     name: str
     given: tuple[Line, ...]
@@ -34,12 +35,12 @@ class World:
     restarts: int = 0
     spoils: int = 0
     ways_back: int = 1
+    beside: tuple[Line, ...] = ()
 
 
 class State(NamedTuple):
     ledger: int
     published: int
-    highest: int
     servers: tuple[Server, ...]
     commands: tuple[Command, ...]
     restarts: int
@@ -74,7 +75,7 @@ class Found:
 class Checker:
     def __init__(self, world: World, rules: frozenset[str] = ALL_RULES) -> None:
         self.world = world
-        self.book = Book(rules, world.given, world.ways_back)
+        self.book = Book(rules, world.given, world.beside, world.ways_back)
         self.agents = Agents(self.book)
         self.commands = Commands(self.book)
         self._acting: int | None = None
@@ -92,7 +93,6 @@ class Checker:
         return State(
             self.book.start,
             pins_id,
-            pins.generation,
             tuple(sorted(servers)),
             tuple(started(verb) for verb in self.world.verbs),
             self.world.restarts,
@@ -145,14 +145,12 @@ class Checker:
                 command,
                 state.ledger,
                 state.published,
-                state.highest,
                 state.servers,
             ):
                 commands = (*state.commands[:i], step.command, *state.commands[i + 1 :])
                 after = State(
                     step.ledger,
                     step.published,
-                    step.highest,
                     state.servers,
                     commands,
                     state.restarts,
@@ -180,7 +178,6 @@ class Checker:
         after = State(
             state.ledger,
             state.published,
-            state.highest,
             servers,
             state.commands,
             state.restarts,
@@ -193,9 +190,7 @@ class Checker:
         if move.what not in ("activates", "unloads") or key in self._checked:
             return
         pins = self.book.pins[server.accepted]
-        rows = self.book.ledgers[ledger_id].rows
-        known = pins.generation <= len(rows)
-        head = self.book.head_at(ledger_id, pins.generation) if known else None
+        head = self.book.pinned_head(ledger_id, pins.generation)
         slot = move.touches
         if move.what == "activates":
             if head is None or default_of(head) != slot:
@@ -209,7 +204,7 @@ class Checker:
         else:
             if slot == server.default and pins.mask:
                 raise Violation("default_kept")
-            if head is not None and head.is_open and head.target is not None:
+            if head is not None and head.target is not None and not head.planned:
                 both = head.line.slots + head.target.slots
                 if slot in {INDEX[s.digest] for s in both}:
                     raise Violation("one_pointer")
@@ -217,35 +212,46 @@ class Checker:
 
     def check(self, state: State) -> None:
         """What must hold in every state; raises Violation."""
-        if all(command == END for command in state.commands):
-            ledger = self.book.ledgers[state.ledger]
-            if ledger.head.is_open or state.published != ledger.pins:
-                raise Violation("finished")
+        if all(map(_has_finished, self.world.verbs, state.commands)):
+            self._check_finished(state)
         key = (state.ledger, state.published, state.servers)
         if key not in self._stories:
             self._check_story(state)
             self._stories.add(key)
+
+    def _check_finished(self, state: State) -> None:
+        """Nothing is left open but plans: a `resume` waits for them, or is still to come."""
+        ledger = self.book.ledgers[state.ledger]
+        for stand in ledger.models.values():
+            is_plan = stand.head.planned or (stand.seq and is_merged(ledger.rows[stand.seq - 1]))
+            if stand.head.is_open and not is_plan:
+                raise Violation("finished")
+        is_stale = any(verb.name == "stale merge" for verb in self.world.verbs)
+        if state.published not in (ledger.pins, *ledger.waiting) and not is_stale:
+            raise Violation("finished")
 
     def _check_story(self, state: State, told: list[str] | None = None) -> None:
         """Everybody is killed, every server is reachable, somebody says `resume`.
 
         `told` collects what then happens, for the story of a violation.
         """
-        ledger, published, highest = state.ledger, state.published, state.highest
-        verb = Verb("resume")
-        command = started(verb)
-        servers = state.servers
-        while command != END:
-            servers = tuple(self._rests(ledger, s, published, told) for s in servers)
-            step = self.commands.steps(verb, command, ledger, published, highest, servers)[0]
-            command, ledger, published = step.command, step.ledger, step.published
-            highest = step.highest
-            if told is not None:
-                told.append(f"the resume {step.what}")
-        head, pins_id = self.book.ledgers[ledger].head, self.book.ledgers[ledger].pins
-        if head.is_open or published != pins_id:
+        ledger, published, servers = state.ledger, state.published, state.servers
+        models = tuple(self.book.ledgers[ledger].models)
+        # Twice: what is concluded of one model may overtake another's plan.
+        for model in models * len(models):
+            verb = Verb("resume", model=model)
+            command = started(verb)
+            while command != END:
+                servers = tuple(self._rests(ledger, s, published, told) for s in servers)
+                step = self.commands.steps(verb, command, ledger, published, servers)[0]
+                command, ledger, published = step.command, step.ledger, step.published
+                if told is not None:
+                    told.append(f"the resume {step.what}")
+        after = self.book.ledgers[ledger]
+        still_open = {stand.seq for stand in after.models.values() if stand.head.is_open}
+        if published != after.pins or still_open - set(after.waiting.values()):
             raise Violation("one_story")
-        pins = self.book.pins[pins_id]
+        pins = self.book.pins[published]
         for server in servers:
             rest = self._rests(ledger, server, published, told)
             if rest.accepted != published or rest.loaded & ~pins.mask & ~_bit(rest.default):
@@ -285,6 +291,10 @@ class Checker:
             step = next(s for s in self.successors(before) if s.state == after)
             trace.append((step, after))
         return trace
+
+
+def _has_finished(verb: Verb, command: Command) -> bool:
+    return command == END or verb.is_pipeline
 
 
 def _bit(slot: int) -> int:

@@ -23,13 +23,22 @@ RULES = {
     "activate_only_proven": "an agent activates only what is loaded and proven there",
     "unload_never_default": "an agent never unloads what is default",
     "no_choice_of_its_own": "an agent whose default cannot load serves no way back instead",
+    "plan_renders_its_line": "a plan changes no pins until its pull request is applied",
+    "plan_waits": "a plan that waits is ended by nobody but who gives it up, or by a rollback",
+    "overtaken_plan_ends": "a plan that newer pins have overtaken ends at its line",
+    "taken_back_plan_ends": "a plan that older pins were put over ends at its line",
+    "plan_ends_above_its_number": "the row that ends a plan outranks its pull request",
+    "merge_recorded": "who publishes and finds a plan applied writes that down",
+    "merge_before_row": "that a plan was applied is written before any other row",
+    "late_record_renumbered": "a merge keeps its plan's number only straight behind the plan",
+    "merge_never_lowers": "a pipeline applies no plan over newer pins",
 }
 ALL_RULES = frozenset(RULES)
 
 PROMISES = {
     "committed": "never a default that was not committed",
     "one_story": "one story after a resume",
-    "finished": "when every command has finished, the head is settled and published",
+    "finished": "when every command has finished, what is not a plan is settled and published",
     "quarantine": "a quarantined version never serves again by itself",
     "retired": "a retired version never comes back by itself",
     "no_row_lost": "no row lost: every row stands on the one before it",
@@ -39,6 +48,9 @@ PROMISES = {
     "served_before": "a way back has served, proven, before",
     "default_kept": "nothing unloaded that is default",
     "default_serves": "no pointer moves to what is not loaded and proven",
+    "one_text": "one generation, one text",
+    "reviewed": "a plan serves nothing before its pull request is applied",
+    "merge_kept": "what a pull request brought is taken back only by who knows of it",
     "one_pointer": "while a move is open, going either way is one pointer: nothing is unloaded",
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from modelswitch.ledger.events import Event
 from modelswitch.line import Line, Slot
+from modelswitch.moves.publishing import is_merged
 
-from .book import INDEX, NAMES, Book, name
+from .book import BY_LABEL, INDEX, NAMES, Book, M, N, name
 from .checker import Found, State, Successor
 from .commands import Verb
 
@@ -49,7 +50,12 @@ def _step(book: Book, people: dict[int, str], step: Successor, before: State, af
 def _pins(book: Book, pins_id: int) -> str:
     pins = book.pins[pins_id]
     slots = " ".join(NAMES[i] for i in range(len(NAMES)) if pins.mask & 1 << i)
-    return f"pins {pins.generation} (default {name(pins.default) or 'none'}; slots {slots or '-'})"
+    beside = pins.models.get(N)
+    of_n = (
+        f"; default{_of(N)} {NAMES[BY_LABEL[beside.default]]}" if beside and beside.default else ""
+    )
+    default = name(pins.default) or "none"
+    return f"pins {pins.generation} (default {default}; slots {slots or '-'}{of_n})"
 
 
 def _row(rows: tuple[Event, ...]) -> str:
@@ -60,7 +66,12 @@ def _row(rows: tuple[Event, ...]) -> str:
         return f"row {row.seq}, a note: {row.action}"
     target = f" → {_line(row.target)}" if row.target else ""
     line = _line(row.line) if row.line else ""
-    return f"row {row.seq} on {row.parent}: {row.kind} {line}{target} ({row.action})"
+    kind = "planned" if row.head.planned else "merged" if is_merged(row) else row.kind
+    return f"row {row.seq} on {row.parent}{_of(row.model)}: {kind} {line}{target} ({row.action})"
+
+
+def _of(model: str) -> str:
+    return "" if model == M else f" of {model}"
 
 
 def _line(line: Line) -> str:
@@ -73,4 +84,5 @@ def _names(slots: tuple[Slot, ...]) -> str:
 
 
 def _verb(verb: Verb) -> str:
-    return f"{verb.name} {_names((verb.slot,))}" if verb.slot else verb.name
+    what = f"{verb.name} {_names((verb.slot,))}" if verb.slot else verb.name
+    return what + _of(verb.model)

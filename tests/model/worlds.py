@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelswitch.line import Line, Slot
 
-from .book import ONE, THREE, TWO, TWO_B
+from .book import ONE, THREE, TWO, TWO_B, N
 from .checker import World
 from .commands import Verb
 
@@ -19,8 +19,23 @@ TWO_RECIPES = (*SECOND, Line((TWO_B, TWO)))
 RECIPES = (Line((TWO,)), Line((ONE, TWO)), Line((TWO_B, ONE)))
 
 
+MERGE, STALE, GIVE_UP = Verb("merge"), Verb("stale merge"), Verb("give up")
+
+
 def promote(slot: Slot) -> Verb:
     return Verb("promote", slot)
+
+
+def plan(slot: Slot) -> Verb:
+    return Verb("plan", slot)
+
+
+def stage_by_plan(slot: Slot) -> Verb:
+    return Verb("plan to stage", slot)
+
+
+def of_n(verb: Verb) -> Verb:
+    return verb._replace(model=N)
 
 
 SHORT = (
@@ -42,9 +57,38 @@ SHORT = (
     World("the whole model retired", SECOND, (Verb("retire"), promote(THREE), ROLLBACK)),
     World("one promotion twice", STAGED, (promote(THREE), promote(THREE), RESUME)),
     World("back, lifted, forward again", SECOND, (ROLLBACK, Verb("lift", TWO), promote(TWO))),
+    World("a plan, its merge and a resume", STAGED, (plan(THREE), MERGE, RESUME), restarts=1),
+    World("a plan, a merge, a rollback", STAGED, (plan(THREE), MERGE, ROLLBACK, RESUME)),
+    World("a plan to stage", SECOND, (stage_by_plan(THREE), MERGE, RESUME), (0, BIT_THREE)),
+    World("the first plan ever", (), (stage_by_plan(ONE), MERGE, plan(ONE), MERGE, RESUME)),
+    World("a plan for what stops loading", STAGED, (plan(THREE), MERGE, RESUME), (0, BIT_THREE), 1),
+    World("two plans", STAGED, (plan(THREE), plan(ONE), MERGE, RESUME)),
+    World("a plan and a promotion", STAGED, (plan(THREE), promote(THREE), MERGE, RESUME)),
+    World("a plan given up", STAGED, (plan(THREE), MERGE, GIVE_UP)),
+    World("a plan given up and a rollback", STAGED, (plan(THREE), MERGE, GIVE_UP, ROLLBACK)),
+    World("a plan applied and taken back", STAGED, (plan(THREE), MERGE, STALE, RESUME)),
+    World("a rollback, then a stale merge", STAGED, (plan(THREE), STALE, ROLLBACK, RESUME)),
+    World(
+        "a plan and another model's rollback",
+        STAGED,
+        (plan(THREE), MERGE, of_n(ROLLBACK), RESUME),
+        beside=SECOND,
+    ),
+    World(
+        "the first plan and another model's rollback",
+        (),
+        (stage_by_plan(ONE), MERGE, of_n(ROLLBACK), RESUME),
+        beside=SECOND,
+    ),
+    World(
+        "plans of two models",
+        STAGED,
+        (plan(THREE), of_n(plan(THREE)), MERGE, MERGE, RESUME),
+        beside=STAGED,
+    ),
 )
 
-# Those that end come first: what they leave of the time goes to the last two, which do not.
+# Those that end come first: what they leave of the time goes to the last ones, which do not.
 LONG = (
     World("three servers", STAGED, (promote(THREE), ROLLBACK, RESUME), (0, 0, BIT_THREE)),
     World(
@@ -66,6 +110,32 @@ LONG = (
         (Verb("stage", ONE), Verb("retire", TWO), ROLLBACK, RESUME),
         restarts=1,
     ),
+    World("a plan, two rollbacks", STAGED, (plan(THREE), MERGE, ROLLBACK, ROLLBACK, RESUME)),
+    World(
+        "a plan and rollbacks of two models",
+        STAGED,
+        (plan(THREE), MERGE, ROLLBACK, of_n(ROLLBACK), RESUME),
+        beside=SECOND,
+    ),
+    World(
+        "a plan on three servers",
+        STAGED,
+        (plan(THREE), MERGE, ROLLBACK, RESUME),
+        bad=(0, 0, BIT_THREE),
+        restarts=1,
+    ),
+    World("a plan and a note", STAGED, (plan(THREE), MERGE, Verb("lift", ONE), RESUME), restarts=1),
+    World(
+        "a plan, a stale merge, a rollback, a resume and a restart",
+        STAGED,
+        (plan(THREE), STALE, ROLLBACK, RESUME),
+        restarts=1,
+    ),
+    World(
+        "a plan and whatever can end it",
+        STAGED,
+        (plan(THREE), STALE, MERGE, GIVE_UP, ROLLBACK, RESUME),
+    ),
     World(
         "a promotion that one server can't follow, a rollback, a resume and restarts",
         STAGED,
@@ -78,6 +148,12 @@ LONG = (
         "two promotions, a rollback and a resume",
         STAGED,
         (promote(THREE), promote(ONE), ROLLBACK, RESUME),
+    ),
+    World(
+        "plans of two models and their rollbacks",
+        STAGED,
+        (plan(THREE), of_n(plan(THREE)), MERGE, MERGE, ROLLBACK, of_n(ROLLBACK), RESUME),
+        beside=STAGED,
     ),
 )
 
@@ -103,6 +179,15 @@ TELLING = {
     "activate_only_proven": ("a rollback to what can't load", "default_serves"),
     "unload_never_default": ("a rollback to what can't load", "default_kept"),
     "no_choice_of_its_own": ("a rollback to what can't load", "committed"),
+    "plan_renders_its_line": ("a plan, its merge and a resume", "reviewed"),
+    "plan_waits": ("a plan and a promotion", "no_stray_undo"),
+    "overtaken_plan_ends": ("a plan and another model's rollback", "one_story"),
+    "taken_back_plan_ends": ("a plan applied and taken back", "one_story"),
+    "plan_ends_above_its_number": ("a plan given up", "one_story"),
+    "merge_recorded": ("a plan, its merge and a resume", "one_story"),
+    "merge_before_row": ("a plan and another model's rollback", "merge_kept"),
+    "late_record_renumbered": ("a plan and another model's rollback", "one_text"),
+    "merge_never_lowers": ("a plan, a merge, a rollback", "finished"),
 }
 
 

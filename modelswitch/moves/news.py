@@ -1,0 +1,113 @@
+"""A move as people are told of it where they look: what a settled row says, in one line. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modelswitch.fleet.protocol import News
+from modelswitch.ledger import Event
+from modelswitch.line import Line, Slot
+
+
+def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> News | None:
+    """What to tell of `event`, which stands on `parent`; None of a row that settles nothing.
+
+    `states`: of a rollback, whose row was written before any server followed, what each of them
+    is now: `proven`, or not.
+    """
+    if event.is_note or event.head.is_open:
+        return None
+    line, who = event.head.line, f"by {event.actor.name}: {event.reason} (row {event.seq})"
+    if event.action == "rollback":
+        kept = event.evidence.get("quarantine") is False
+        end = "" if kept else f"; {named(event.model, event.leaves)} is quarantined"
+        return of_rollback(event.model, event.leaves, line, who, states, end=end)
+    if event.action == "retire":
+        what = f"{_retired(event, parent)} retired, {serves(event.model, line)}, {who}"
+        return News(line.pool, "Retired", what)
+    if parent is None or parent.line is None or parent.target is None:
+        return None
+    slot = newcomer(parent.line, parent.target)
+    name = named(event.model, slot)
+    pool = (slot.pool if slot else None) or parent.head.pool
+    evidence = event.evidence.get("servers", {})
+    if line != parent.target:
+        why = _why(evidence) or "it was not waited for"
+        what = f"{name} was undone, {serves(event.model, line)}, {who}; {why}"
+        return News(pool, "NotProven", what, is_bad=True)
+    on = _proven({server: said.get("state", "") for server, said in evidence.items()})
+    if parent.head.keeps_default:
+        return News(pool, "Staged", f"{name} is in Staging, {who}{on}")
+    return News(pool, "Promoted", f"{_arrow(event.model, parent.line.default, slot)} {who}{on}")
+
+
+def of_rollback(
+    model: str,
+    left: Slot | None,
+    line: Line,
+    who: str,
+    states: Mapping[str, str],
+    *,
+    end: str = "",
+) -> News:
+    """`line` is the one that stands now."""
+    what = f"{_arrow(model, left, line.default)} {who}{_proven(states)}{end}"
+    is_bad = any(state != "proven" for state in states.values())
+    return News(line.pool, "RolledBack", what, is_bad=is_bad)
+
+
+def newcomer(line: Line, target: Line) -> Slot | None:
+    """The slot a move is about: the new default, else the new candidate."""
+    default = target.default
+    if default is not None and (line.default is None or line.default.digest != default.digest):
+        return default
+    return next((s for s in reversed(target.candidates) if line.find(s.digest) is None), default)
+
+
+def named(model: str, slot: Slot | None) -> str:
+    return f"{model}@{slot.version}" if slot else model
+
+
+def serves(model: str, line: Line | None) -> str:
+    return f"{named(model, line.default)} serves" if line and line.default else "nothing serves"
+
+
+def first_error(servers: Mapping[str, Mapping[str, str | None]]) -> tuple[str, str] | None:
+    """What kept a move back: a server that failed before one that only was not done yet."""
+    late = [(name, said) for name, said in servers.items() if said.get("state") != "proven"]
+    for name, said in sorted(late, key=lambda pair: not pair[1].get("error")):
+        text = (said.get("error") or said.get("state") or "behind").strip()
+        return name, text.splitlines()[-1]
+    return None
+
+
+def _arrow(model: str, left: Slot | None, now: Slot | None) -> str:
+    """Of two archives of one version the digests, too."""
+    same = left is not None and now is not None and left.version == now.version
+    names = [
+        f"{model}@{slot.label if same else slot.version}" if slot else "nothing"
+        for slot in (left, now)
+    ]
+    return " → ".join(names)
+
+
+def _proven(states: Mapping[str, str]) -> str:
+    if not states:
+        return ""
+    proven = sum(state == "proven" for state in states.values())
+    return f", proven on {proven} of {len(states)} pod{'' if len(states) == 1 else 's'}"
+
+
+def _why(servers: Mapping[str, Mapping[str, str | None]]) -> str:
+    first = first_error(servers)
+    if first is None:
+        return ""
+    rest = sum(said.get("state") != "proven" for said in servers.values()) - 1
+    return f"pod {first[0]}: {first[1]}" + (f" (and {rest} more)" if rest else "")
+
+
+def _retired(event: Event, parent: Event | None) -> str:
+    digests = set(event.evidence.get("retired", ()))
+    slots = parent.line.slots if parent and parent.line else ()
+    gone = [named(event.model, slot) for slot in slots if slot.digest in digests]
+    return ", ".join(gone) or event.model
