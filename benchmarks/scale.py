@@ -209,6 +209,7 @@ class Site:
 
     def _kubeconfigs(self) -> dict[str, str]:
         from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequestSpec
+        from lightkube.models.meta_v1 import ObjectMeta
         from lightkube.resources.core_v1 import ServiceAccountToken as TokenRequest
 
         folder = self.folder / "tokens"
@@ -216,6 +217,7 @@ class Site:
         found: dict[str, str] = {}
         for name in self.names:
             asked = TokenRequest(
+                metadata=ObjectMeta(),
                 spec=TokenRequestSpec(
                     audiences=[],
                     boundObjectRef=BoundObjectReference(apiVersion="v1", kind="Pod", name=name),

@@ -13,6 +13,7 @@ from modelswitch.errors import NotFound
 
 if TYPE_CHECKING:
     from modelswitch.agent.agent import Agent
+    from modelswitch.fleet.protocol import Feed
     from modelswitch.settings import Settings
 
 
@@ -27,7 +28,7 @@ def agent(ctx: click.Context) -> None:
     session = ctx.find_object(Session) or Session()
     session.command = "agent"
     session.configure_logs("INFO")
-    asyncio.run(_run(make_agent(session.settings)))
+    asyncio.run(_run(session.settings))
     finish(session, Result({}))
 
 
@@ -54,7 +55,6 @@ def make_agent(settings: Settings) -> Agent:
     from modelswitch.agent.environment import capacity, environment
     from modelswitch.agent.slots import Slots
     from modelswitch.errors import SettingsError
-    from modelswitch.fleet import FolderFleet
     from modelswitch.local.addresses import addresses
     from modelswitch.local.folders import Folders
     from modelswitch.servers.torchserve import TorchServe
@@ -77,32 +77,55 @@ def make_agent(settings: Settings) -> Agent:
         FsspecStore(settings.store),
         own.model_store or folders.model_store(own.name),
         settings.timeouts,
+        cache_bytes=own.cache_bytes,
     )
     return Agent(
         name=own.name,
         deployment=settings.deployment,
-        fleet=FolderFleet(settings.fleet_path),
+        fleet=_feed(settings),
         slots=slots,
         state_dir=settings.state_dir / "agents" / own.name,
         pool=own.pool,
-        environment=environment(),
+        environment=environment(own.environment_file),
         capacity=capacity(),
         inference_url=inference,
+        # Whoever asks after its health wants it to end in order; the local stack wants it to end.
+        drain_s=settings.timeouts.unload_s if own.health_port is not None else 0.0,
     )
 
 
-async def _run(running: Agent) -> None:
+def _feed(settings: Settings) -> Feed:
+    """In a pod, [server] name is the pod's."""
+    if settings.fleet.kind == "folder":
+        from modelswitch.fleet import FolderFleet
+
+        return FolderFleet(settings.fleet_path)
+    from modelswitch.fleet.pod import PodFleet
+    from modelswitch.fleet.pod_api import PodApi
+
+    return PodFleet(
+        PodApi(settings.fleet),
+        config_map=settings.config_map,
+        mount=settings.fleet.mount,
+        pod=settings.server.name,
+    )
+
+
+async def _run(settings: Settings) -> None:
     import asyncio
     import contextlib
     import signal
 
-    task = asyncio.create_task(running.run())
+    agent = make_agent(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    running.say_goodbye()
+        loop.add_signal_handler(number, agent.stop)
+    async with contextlib.AsyncExitStack() as doors:
+        if (port := settings.server.health_port) is not None:
+            from modelswitch.agent.health import answering
+
+            await doors.enter_async_context(answering(agent, settings.server.health_host, port))
+        await agent.run()
 
 
 VERBS = (agent,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import rich_click as click
 
@@ -12,6 +12,9 @@ from modelswitch.cli.output import Result, local_time, utc_time
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import Verb, complete_model
 from modelswitch.errors import NotFound
+
+if TYPE_CHECKING:
+    from modelswitch.fleet.kubernetes import KubernetesFleet
 
 _TAIL_BYTES = 200_000
 
@@ -23,6 +26,10 @@ _TAIL_BYTES = 200_000
 @click.pass_obj
 def logs(session: Session, ref: str | None, server: str | None, lines: int | None) -> Result:
     """What the workers of NAME or NAME@VERSION printed; without it, each log and its end."""
+    if session.settings.fleet.kind == "kubernetes":
+        from modelswitch.cli.pod_logs import pod_logs
+
+        return pod_logs(session, cast("KubernetesFleet", session.switch.fleet), ref, server, lines)
     folders = _folders(session)
     if server is not None and server not in folders:
         raise NotFound(

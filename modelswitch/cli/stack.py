@@ -10,10 +10,12 @@ import rich_click as click
 from modelswitch.cli.output import Result, Table, local_time, say, utc_time
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import Verb
+from modelswitch.errors import NotFound, PinsError
 
 if TYPE_CHECKING:
     from modelswitch.local.addresses import Addresses
     from modelswitch.local.status import StackStatus
+    from modelswitch.pins import Pins
     from modelswitch.reports import Report
 
 PANEL = "Stack"
@@ -74,30 +76,66 @@ def down(session: Session) -> Result:
 
 
 @click.command("status", cls=Verb, panel=PANEL)
+@click.option("--pool", metavar="POOL", help="Only the servers of this pool.")
 @click.pass_obj
-def status(session: Session) -> Result:
+def status(session: Session, pool: str | None) -> Result:
     """What runs and what each server holds; exit 3 if something is not as it should be."""
+    from modelswitch.cli import fleet_status
     from modelswitch.local.addresses import read_state
 
     stack = None
     if read_state(session.settings) is not None:
         stack = session.stack.status()
-    published = session.switch.fleet.published()
-    generation = published.pins.generation if published else 0
-    now = datetime.now(UTC)
+    pins, unread = published_pins(session)
     reports = session.switch.reports()
-    servers = [_server_data(report, generation, now) for report in reports]
+    generation = pins.generation if pins else None
+    if pins is None and unread is None:
+        if any(report.generation for report in reports):
+            unread = "no pins are published any more"
+        else:
+            generation = 0
+    servers = fleet_status.look(_of_pool(reports, pool), pins, datetime.now(UTC))
+    pools = fleet_status.pools(servers, generation)
     fine = (
-        bool(servers)
-        and all(server["why_not"] is None for server in servers)
+        unread is None
+        and bool(servers)
+        and all(server.state == "well" for server in servers)
         and (stack is None or stack.is_healthy)
     )
-    show: list[str | Table] = [*_stack_lines(stack), *_fleet_lines(reports, servers)]
+    show: list[str | Table] = []
+    if stack is not None or session.settings.fleet.kind == "folder":
+        show += _stack_lines(stack)
+    show += [unread] if unread else []
+    show += fleet_status.lines(servers, generation) if servers else ["no server has reported"]
     data = {
         "stack": _stack_data(stack) if stack else None,
-        "fleet": {"generation": generation, "servers": servers},
+        "fleet": {
+            "generation": generation,
+            "why_not": unread,
+            "pools": [pool.data() for pool in pools],
+            "servers": [server.data(generation) for server in servers],
+        },
     }
     return Result(data, show, exit=0 if fine else 3)
+
+
+def published_pins(session: Session) -> tuple[Pins | None, str | None]:
+    """What is published, or why it cannot be read: servers can be told of all the same."""
+    try:
+        published = session.switch.fleet.published()
+    except PinsError as error:
+        return None, error.message
+    return (published.pins if published else None), None
+
+
+def _of_pool(reports: tuple[Report, ...], pool: str | None) -> list[Report]:
+    known = sorted({report.pool for report in reports})
+    if pool is not None and pool not in known:
+        raise NotFound(
+            f"no server of a pool {pool!r} has reported",
+            next=f"known: {', '.join(known) or 'none'}",
+        )
+    return [report for report in reports if pool in (None, report.pool)]
 
 
 def _stack_data(status: StackStatus) -> dict[str, Any]:
@@ -129,52 +167,6 @@ def _stack_lines(status: StackStatus | None) -> list[str | Table]:
         Table(("process", "pid", "since", "state", "log"), rows),
         *_address_lines(status.addresses),
     ]
-
-
-def _server_data(report: Report, generation: int, now: datetime) -> dict[str, Any]:
-    why_not = None
-    if report.is_silent(now):
-        why_not = f"down: {report.why_silent}"
-    elif not report.healthy or report.error:
-        why_not = report.error or "not healthy"
-    elif report.generation != generation:
-        why_not = "not yet at the published generation"
-    return {
-        "name": report.server,
-        "url": report.inference_url,
-        "generation": {"wanted": generation, "applied": report.generation},
-        "heartbeat_at": utc_time(report.heartbeat_at),
-        "agent": report.agent,
-        "models": {
-            name: {
-                "default": model.default,
-                "proven_at": utc_time(model.proof.at) if model.proof else None,
-                "error": model.error,
-            }
-            for name, model in sorted(report.models.items())
-        },
-        "why_not": why_not,
-    }
-
-
-def _fleet_lines(reports: tuple[Report, ...], servers: list[dict[str, Any]]) -> list[str | Table]:
-    if not servers:
-        return ["no server has reported"]
-    rows = []
-    for report, server in zip(reports, servers, strict=True):
-        generation = server["generation"]
-        first = (
-            server["name"],
-            f"{generation['applied']} of {generation['wanted']}",
-        )
-        defaults = [
-            (name, model.default or "-", local_time(model.proof.at) if model.proof else "-")
-            for name, model in sorted(report.models.items())
-        ] or [("-", "-", "-")]
-        for place, default in enumerate(defaults):
-            state = (server["why_not"] or "well") if place == 0 else ""
-            rows.append((*(first if place == 0 else ("", "")), *default, state))
-    return [Table(("server", "generation", "model", "default", "proven since", "state"), rows)]
 
 
 VERBS = (up, down, status)

