@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -73,7 +74,7 @@ class Pins(_Strict):
     epoch: Name = "main"
     models: dict[Name, PinnedModel] = {}
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The canonical text: indented, keys sorted, one newline at the end."""
         data = self.model_dump(mode="json", by_alias=True)
@@ -95,9 +96,15 @@ class Pins(_Strict):
     def is_break_glass(self) -> bool:
         return self.epoch.startswith(BREAK_GLASS)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        for cached in ("text", "sha256"):  # pydantic would hand on what it was for this one
+            copied.__dict__.pop(cached, None)
+        return copied
 
 
 def parse(text: str, *, source: str = "pins") -> Pins:
