@@ -69,6 +69,7 @@ def test_versions_change_under_load_and_nobody_notices(pods: Site) -> None:
     pods.assert_one_story("2")
 
 
+@pytest.mark.cluster_wide
 @terraform.installed
 def test_terraform_publishes_and_goes_back_under_load(pods: Site, tmp_path: Path) -> None:
     pods.stand("2", "1")
@@ -106,6 +107,7 @@ def test_a_plan_waits_for_its_pull_request_and_is_proven(pods: Site) -> None:
     pods.assert_one_story("3")
 
 
+@pytest.mark.cluster_wide
 def test_what_is_exported_can_be_applied_by_hand(pods: Site) -> None:
     pods.stand("1", "2")
     pods.plane.kubectl("delete", "configmap", MAP, "-n", NAMESPACE)
@@ -117,6 +119,7 @@ def test_what_is_exported_can_be_applied_by_hand(pods: Site) -> None:
     pods.assert_one_story("1")
 
 
+@pytest.mark.cluster_wide
 def test_pins_edited_by_hand_are_refused_and_told(pods: Site) -> None:
     pods.stand("2", "1")
     text = pods.switch.pins().text
@@ -155,6 +158,7 @@ def test_one_pod_with_a_damaged_archive_keeps_everybody_where_they_are(
     pods.move_to_store(pods.stack.settings.store)
 
 
+@pytest.mark.cluster_wide
 def test_the_api_server_is_away_for_a_while(pods: Site) -> None:
     pods.stand("2", "1")
     with Clients(pods.urls, count=3) as clients:
@@ -173,6 +177,7 @@ def test_the_api_server_is_away_for_a_while(pods: Site) -> None:
     pods.assert_one_story("1")
 
 
+@pytest.mark.cluster_wide
 def test_an_agent_and_a_torchserve_are_killed(pods: Site) -> None:
     pods.stand("2", "1")
     first, second, *_ = pods.pairs.values()
@@ -186,6 +191,7 @@ def test_an_agent_and_a_torchserve_are_killed(pods: Site) -> None:
     pods.assert_one_story("1")
 
 
+@pytest.mark.cluster_wide
 def test_two_promotions_at_once_end_in_one_story(pods: Site) -> None:
     pods.stand("1", "2")
     pods.well("promote", f"{MODEL}@3", "--to", "staging", "--reason", "warm")
@@ -203,6 +209,7 @@ def test_two_promotions_at_once_end_in_one_story(pods: Site) -> None:
     pods.assert_one_story(serving.pop())
 
 
+@pytest.mark.cluster_wide
 def test_a_pod_is_gone_during_a_rollback_and_another_joins(pods: Site) -> None:
     pods.stand("2", "1")
     gone, pair = next(iter(pods.pairs.items()))
