@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from modelswitch.cli.output import counted, size
 from modelswitch.cli.session import Session
 from modelswitch.errors import ModelSwitchError
+from modelswitch.pins import Pins
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _NEEDED = ("mlflow-skinny", "sqlalchemy", "pydantic", "httpx", "fsspec", "click")
@@ -116,6 +117,8 @@ def _servers(session: Session) -> Iterator[Check]:
 
     from modelswitch.local.addresses import read_state
 
+    if session.settings.fleet.kind == "kubernetes":
+        return  # they are the agents' to ask
     runs = read_state(session.settings) is not None
     for server in session.switch.addresses.servers:
         name = f"torchserve {server.name}"
@@ -150,20 +153,40 @@ def _fleet(session: Session) -> Iterator[Check]:
     switch = session.switch
     published = switch.fleet.published()
     generation = published.pins.generation if published else 0
-    yield Check("fleet", OK, f"generation {generation} at {session.settings.fleet_path}")
+    fleet = session.settings.fleet
+    on_kubernetes = fleet.kind == "kubernetes"
+    where = session.settings.fleet_path
+    at = f"in the ConfigMap {session.settings.config_map}" if on_kubernetes else f"at {where}"
+    yield Check("fleet", OK, f"generation {generation} {at}")
+    if published is not None and fleet.pins_file is not None:
+        yield _working_tree(fleet.pins_file, published.pins)
     now = datetime.now(UTC)
     reports = switch.reports()
     if not reports:
-        yield Check("agents", WARN, "none has reported", "modelswitch up")
+        fix = "kubectl get deployments" if on_kubernetes else "modelswitch up"
+        yield Check("agents", WARN, "none has reported", fix)
     for report in reports:
         name = f"agent {report.server}"
         if report.is_silent(now):
-            fix = f"start it, or modelswitch agent forget {report.server}"
+            forget = "kubectl delete pod" if on_kubernetes else "modelswitch agent forget"
+            fix = f"start it, or {forget} {report.server}"
             yield Check(name, FAIL, report.why_silent, fix)
         elif report.error or not report.healthy:
             yield Check(name, FAIL, report.error or "not healthy", "modelswitch status")
         else:
             yield Check(name, OK, f"generation {report.generation}")
+
+
+def _working_tree(file: Path, published: Pins) -> Check:
+    """Whether the file that is reviewed is what is published."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return Check("pins file", WARN, f"{file} cannot be read: {error}", "see [fleet] pins_file")
+    if text == published.text:
+        return Check("pins file", OK, f"{file} is what is published")
+    fix = "an old checkout: git pull; or a plan that waits: modelswitch diff"
+    return Check("pins file", WARN, f"{file} is not what is published", fix)
 
 
 def _sizes(session: Session) -> Iterator[Check]:
@@ -173,6 +196,8 @@ def _sizes(session: Session) -> Iterator[Check]:
     total = sum(archive.size_bytes for archive in archives)
     yield Check("archive store", OK, f"{counted(len(archives), 'archive')}, {size(total)}")
     folders = Folders(session.settings.state_dir)
+    if session.settings.fleet.kind == "kubernetes":
+        return
     for server in session.switch.addresses.servers:
         used = _used(folders.model_store(server.name))
         if used:
