@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks import archive, cold, demo, machine, memory, scale, start, switch, traffic
+from benchmarks import agent, archive, cold, demo, machine, memory, scale, start, switch, traffic
 from benchmarks.figures import Measured
 from benchmarks.stack import BenchmarkFailed, RunningStack, running_stack
 
@@ -46,12 +46,13 @@ class Benchmarks:
             "traffic": lambda: traffic.measure(
                 self.stack, self._options.cycles, long=self._options.long
             ),
+            "agent": agent.measure,
             "scale": lambda: scale.measure(self._options.pods),
             "demo": demo.measure,
         }
 
 
-ON_REQUEST = {"demo", "scale"}
+ON_REQUEST = {"agent", "demo", "scale"}
 
 
 def main() -> int:

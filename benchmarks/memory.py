@@ -29,7 +29,7 @@ def measure(stack: RunningStack) -> Measured:
     rows, total = [], 0.0
     for name, member in members.items():
         for place, process in enumerate(_tree(member["pid"])):
-            pss, rss = _mib(process)
+            pss, rss = mib(process)
             total += pss
             what = name if place == 0 else f"  {_what(process)}"
             rows.append((what, str(process.pid), f"{pss:.0f}", f"{rss:.0f}"))
@@ -42,7 +42,7 @@ def _tree(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _mib(process: psutil.Process) -> tuple[float, float]:
+def mib(process: psutil.Process) -> tuple[float, float]:
     """PSS and RSS."""
     path = Path(f"/proc/{process.pid}/smaps_rollup")
     try:

@@ -222,7 +222,7 @@ class Site:
                     audiences=[],
                     boundObjectRef=BoundObjectReference(apiVersion="v1", kind="Pod", name=name),
                     expirationSeconds=7200,
-                )
+                ),
             )
             given = self.fleet.client.create(asked, ACCOUNT, namespace=NAMESPACE)
             token = folder / name

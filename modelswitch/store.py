@@ -6,26 +6,31 @@ A folder, S3, GCS, Azure: whatever fsspec opens. `archives/<64 hex>.mar` holds t
 
 from __future__ import annotations
 
+import fcntl
 import filecmp
 import hashlib
 import json
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from string import hexdigits
+from threading import Event
 from typing import Any, BinaryIO, Protocol
 
 from modelswitch.archive.recipe import Recipe
 from modelswitch.archive.verify import verify
-from modelswitch.archive.writer import BIG, replacing, write_all
+from modelswitch.archive.writer import BIG, move, replacing, room, write_all
 from modelswitch.effects import effect, tell
 from modelswitch.errors import ArchiveError, ModelSwitchError, NotFound, StoreUnreachable
 from modelswitch.line import DIGEST_PREFIX
 
 _CHUNK = 4 << 20
+_TRIES = 4  # without a byte of progress
+_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class ArchiveStore(Protocol):
     def has(self, digest: str) -> bool: ...
     def open(self, digest: str) -> BinaryIO: ...
     def put(self, path: Path, digest: str) -> None: ...
-    def fetch(self, digest: str, to_path: Path) -> None: ...
+    def fetch(self, digest: str, to_path: Path, *, stop: Event | None = None) -> None: ...
     def list(self) -> list[StoredArchive]: ...
     def delete(self, digest: str) -> None: ...
     def find_build(self, key: BuildKey) -> str | None: ...
@@ -112,8 +117,8 @@ class FsspecStore:
         with effect("store.put", digest=digest, size_bytes=size), self._reached():
             if self._is_local:
                 with replacing(Path(target).parent, size) as (temporary, publish):
-                    with path.open("rb") as source:
-                        _copy(source, temporary, size, "store.put")
+                    with path.open("rb") as source, temporary.open("wb", buffering=0) as out:
+                        _copy(source, out, size, "store.put")
                     publish(Path(target))
             else:  # not through an opened file: fsspec completes it even when the copy failed
                 self._files.put_file(str(path), target, callback=_progress(size, "store.put"))
@@ -128,17 +133,57 @@ class FsspecStore:
                 return filecmp.cmp(path, target, shallow=False)
             return int(self._files.size(target)) == path.stat().st_size
 
-    def fetch(self, digest: str, to_path: Path) -> None:
-        """Copy an archive to `to_path`, streamed; it appears there whole or not at all."""
-        with (
-            effect("store.fetch", digest=digest),
-            self.open(digest) as source,
-            self._reached(),
-        ):
-            size = int(self._files.size(self._archive(digest)))
-            with replacing(to_path.parent, size) as (temporary, publish):
-                _copy(source, temporary, size, "store.fetch")
-                publish(to_path)
+    def fetch(self, digest: str, to_path: Path, *, stop: Event | None = None) -> None:
+        """Copy an archive to `to_path`, streamed; it appears there whole or not at all.
+
+        What breaks off is tried again some times. What it left beside `to_path` then, the next
+        call continues; if that turns out wrong it is thrown away and fetched anew. `stop` ends
+        it early. Raises ArchiveError when the disk is full.
+        """
+        partial = to_path.parent / partial_name(digest)
+        stop = stop or Event()
+        with effect("store.fetch", digest=digest), self._reached():
+            self._size(digest)
+            to_path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(partial, stop) as (out, has_waited):
+                if has_waited and to_path.exists():
+                    return  # somebody else has just fetched it
+                was_begun = _length(out) > 0
+                try:
+                    self._fill(digest, out, to_path.parent, stop)
+                    if was_begun and not _is_right(partial, digest):
+                        out.truncate(0)
+                        self._fill(digest, out, to_path.parent, stop)
+                except ArchiveError:  # the disk is full: nothing more of it is ours
+                    partial.unlink()
+                    raise
+                move(partial, to_path)
+
+    def _fill(self, digest: str, out: BinaryIO, folder: Path, stop: Event) -> None:
+        """Append what is missing of an archive, in as many tries as it takes while it grows."""
+        tries = 0
+        while True:
+            had = _length(out)
+            try:
+                with self._reached(), self.open(digest) as source:
+                    size = self._size(digest)
+                    done = had if had <= size and _skip(source, had) else 0
+                    out.truncate(done)
+                    with room(folder, size - done):
+                        _copy(source, out, size, "store.fetch", done=done, stop=stop)
+            except StoreUnreachable:
+                tries = 1 if _length(out) > had else tries + 1
+                if tries > _TRIES or stop.is_set():
+                    raise
+                stop.wait(_PAUSE_S * 2**tries * random.uniform(0.5, 1.0))  # noqa: S311
+            else:
+                return
+
+    def _size(self, digest: str) -> int:
+        try:
+            return int(self._files.size(self._archive(digest)))
+        except FileNotFoundError as error:
+            raise self._not_there(digest) from error
 
     def list(self) -> list[StoredArchive]:
         """Every archive kept, by digest."""
@@ -213,16 +258,73 @@ class FsspecStore:
             ) from error
 
 
-def _copy(source: BinaryIO, to_path: Path, size: int, name: str) -> None:
-    """Copy a stream into a file and sync it; progress is told when it is big."""
-    with to_path.open("wb", buffering=0) as out:
-        done = 0
-        while chunk := source.read(_CHUNK):
-            write_all(out, chunk)
-            done += len(chunk)
-            if size >= BIG:
-                tell(name, done_bytes=done, total_bytes=size)
-        os.fsync(out.fileno())
+def partial_name(digest: str) -> str:
+    """The file, beside where it is fetched to, that holds what a broken download left."""
+    return f".partial-{_hex(digest)}"
+
+
+def _copy(
+    source: BinaryIO,
+    out: BinaryIO,
+    size: int,
+    name: str,
+    *,
+    done: int = 0,
+    stop: Event | None = None,
+) -> None:
+    """Append a stream to a file, up to `size` bytes, and sync it; progress is told when big."""
+    while chunk := source.read(_CHUNK):
+        write_all(out, chunk)
+        done += len(chunk)
+        if size >= BIG:
+            tell(name, done_bytes=done, total_bytes=size)
+        if stop is not None and stop.is_set():
+            break
+    if done != size:
+        raise StoreUnreachable(f"the copy of an archive broke off at {done:,} of {size:,} bytes")
+    os.fsync(out.fileno())
+
+
+def _skip(source: BinaryIO, count: int) -> bool:
+    """Go on behind the first bytes; False where the store cannot, and it is read from the start."""
+    try:
+        source.seek(count)
+    except (ValueError, NotImplementedError):  # HTTP without ranges
+        return False
+    return True
+
+
+@contextmanager
+def _alone(partial: Path, stop: Event) -> Iterator[tuple[BinaryIO, bool]]:
+    """The file, opened for appending and locked; and whether somebody else had it before.
+
+    A download that was cancelled ends a moment after it was told to.
+    """
+    has_waited = False
+    while True:
+        with partial.open("ab", buffering=0) as out:
+            try:
+                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                has_waited = True
+                if stop.wait(0.1):
+                    raise StoreUnreachable("the download was stopped") from None
+                continue
+            if partial.exists() and partial.stat().st_ino == os.fstat(out.fileno()).st_ino:
+                yield out, has_waited
+                return
+
+
+def _length(out: BinaryIO) -> int:
+    return os.fstat(out.fileno()).st_size
+
+
+def _is_right(path: Path, digest: str) -> bool:
+    try:
+        verify(path, digest)
+    except ArchiveError:
+        return False
+    return True
 
 
 def _progress(size: int, name: str) -> Any:

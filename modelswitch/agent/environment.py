@@ -6,21 +6,68 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ValidationError
 
 from modelswitch.reports import Capacity, Environment
 
+log = structlog.get_logger("modelswitch.agent")
 
-def environment() -> Environment:
-    """The packages of this interpreter, which is the worker's too (one image, one venv)."""
+
+def environment(file: Path | None) -> Callable[[], Environment]:
+    """What tells the worker's environment: a file written beside the worker, else our own.
+
+    The file is `{"python": "3.11.7", "packages": {"torch": "2.14.1"}}`. It may appear after us,
+    and is read again when it changes.
+    """
+    return _own if file is None else _File(file)
+
+
+@cache
+def _own() -> Environment:
+    """The packages of this interpreter, where it is the worker's too (one image, one venv)."""
+    names = importlib.metadata.distributions()
+    found = {d.metadata["Name"]: d.version for d in names if d.metadata["Name"]}
+    return _environment(platform.python_version(), found)
+
+
+class _Written(BaseModel):
+    python: str
     packages: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            packages[name.lower().replace("_", "-")] = distribution.version
+
+
+class _File:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mark: object = None
+        self._found = Environment()
+
+    def __call__(self) -> Environment:
+        try:
+            seen = self._path.stat()
+        except OSError:
+            return self._found
+        mark = seen.st_ino, seen.st_mtime_ns, seen.st_size
+        if mark != self._mark:
+            self._mark = mark
+            try:
+                written = _Written.model_validate_json(self._path.read_bytes())
+            except (OSError, ValidationError) as error:
+                log.warning("agent.environment_unreadable", path=str(self._path), why=str(error))
+            else:
+                self._found = _environment(written.python, written.packages)
+        return self._found
+
+
+def _environment(python: str, versions: dict[str, str]) -> Environment:
+    packages = {name.lower().replace("_", "-"): version for name, version in versions.items()}
     listing = "\n".join(f"{name}=={packages[name]}" for name in sorted(packages))
     return Environment(
-        python=platform.python_version(),
+        python=python,
         packages=packages,
         packages_sha256=hashlib.sha256(listing.encode()).hexdigest(),
     )

@@ -9,24 +9,31 @@ from pathlib import Path
 
 import structlog
 
-from modelswitch.effects import effect, set_correlation_id
+from modelswitch.effects import correlation_id, effect, set_correlation_id
 from modelswitch.errors import PinsError, Temporary
 from modelswitch.files import write_whole
-from modelswitch.fleet.protocol import Fleet
+from modelswitch.fleet.protocol import Feed
 from modelswitch.pins import Pins, parse
 
 log = structlog.get_logger("modelswitch.agent")
 
 
 class Intake:
-    """`pins` are those in force, `refused` says why the published ones are not."""
+    """`pins` are those in force, `refused` says why the published ones are not.
 
-    def __init__(self, fleet: Fleet, deployment: str, state_dir: Path) -> None:
+    `recalled`: pins of before a restart were found. `correlation_id` is that of the command that
+    published those in force.
+    """
+
+    def __init__(self, fleet: Feed, deployment: str, state_dir: Path) -> None:
         self.fleet = fleet
         self.deployment = deployment
         self.file = state_dir / "pins.json"
         self.pins: Pins | None = None
         self.refused: str | None = None
+        self.recalled = False
+        self.correlation_id: str | None = None
+        self._seen: Pins | None = None  # published when they were looked at last
 
     def recall(self) -> None:
         """Pins taken before a restart hold even while the fleet cannot be reached."""
@@ -36,24 +43,34 @@ class Intake:
             return
         except (PinsError, UnicodeDecodeError) as error:
             log.warning("agent.cache_unreadable", why=str(error))
+        else:
+            self.recalled = True
 
     def accept(self) -> bool:
-        """Take the published pins if they are newer; True when they were."""
+        """Take the published pins if they are newer; True when `pins` or `refused` changed."""
+        pins, refused = self.pins, self.refused
+        self._accept()
+        return self.pins is not pins or self.refused != refused
+
+    def _accept(self) -> None:
         try:
             published = self.fleet.published()
         except (PinsError, Temporary) as error:
             self._refuse(error.message)
-            return False
+            return
         if published is None:
-            return False
+            return
         new = published.pins
+        if new is self._seen and self.refused is None:
+            return
+        self._seen = new
         if self.pins is not None and new.text == self.pins.text:
             self.refused = None
-            return False
+            return
         why = self._objection(new)
         if why is not None:
             self._refuse(why)
-            return False
+            return
         set_correlation_id(published.correlation_id)
         try:
             with effect("agent.accept", generation=new.generation):
@@ -64,10 +81,10 @@ class Intake:
                 f"pins of generation {new.generation} are not taken: they cannot be kept in "
                 f"{self.file} ({error.strerror or error})"
             )
-            return False
+            return
         self.pins = new
         self.refused = None
-        return True
+        self.correlation_id = correlation_id()
 
     def _objection(self, new: Pins) -> str | None:
         if new.deployment != self.deployment:

@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from modelswitch.agent.cache import Cache, archive_name
 from modelswitch.agent.plan import PLACEHOLDER, Load
 from modelswitch.archive import golden as goldens
 from modelswitch.archive.document import Document
 from modelswitch.archive.placeholder import write_placeholder
-from modelswitch.archive.verify import verify
 from modelswitch.effects import effect
 from modelswitch.errors import (
-    ArchiveError,
     GoldenWrong,
     LoadFailed,
     ModelSwitchError,
@@ -33,19 +30,25 @@ from modelswitch.store import ArchiveStore
 
 PROBE_HEADER = "X-ModelSwitch-Probe"
 _LOOK_S = 0.2
-_INCOMING = ".incoming-"
-_OURS = re.compile(rf"({re.escape(_INCOMING)})?[0-9a-f]{{64}}\.mar")
 _UNLOAD_LOOK_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
 class Slots:
     """What loading needs: the server, the store, and the folder the server loads from."""
 
-    server: ModelServer
-    store: ArchiveStore
-    model_store: Path
-    timeouts: Timeouts
+    def __init__(
+        self,
+        server: ModelServer,
+        store: ArchiveStore,
+        model_store: Path,
+        timeouts: Timeouts,
+        *,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.server = server
+        self.model_store = model_store
+        self.timeouts = timeouts
+        self.cache = Cache(store, model_store, cache_bytes)
 
     async def load(self, step: Load, lock: asyncio.Lock) -> Document:
         """Bring one slot from nothing to PROVEN; raises what it failed of.
@@ -53,7 +56,7 @@ class Slots:
         `lock` is that of the model's pointer. It is held for a look and a move, never while a
         big archive is registered.
         """
-        document = await self._fetch(step)
+        document = await self.cache.fetch(step.slot.digest)
         started = time.time()
         await self._register(step, document, lock)
         await self.server.workers(step.model, step.label, step.slot.workers)
@@ -63,38 +66,6 @@ class Slots:
         except (LoadFailed, GoldenWrong):
             await self._give_up(step)
             raise
-        return document
-
-    def archive_name(self, digest: str) -> str:
-        return digest.removeprefix("sha256:") + ".mar"
-
-    def discard_but(self, digests: set[str]) -> None:
-        """Remove the archives of other digests from the model store, and what a kill left there.
-
-        What TorchServe has loaded it has extracted: it does not miss the file.
-        """
-        keep = {self.archive_name(digest) for digest in digests}
-        for file in self.model_store.glob("*.mar"):
-            is_ours = _OURS.fullmatch(file.name)
-            if is_ours and file.name.removeprefix(_INCOMING) not in keep:
-                file.unlink(missing_ok=True)
-
-    async def _fetch(self, step: Load) -> Document:
-        """The archive in the model store, under its digest, verified just now."""
-        digest = step.slot.digest
-        path = self.model_store / self.archive_name(digest)
-        if path.exists():
-            with contextlib.suppress(ArchiveError):
-                return await asyncio.to_thread(verify, path, digest)
-            path.unlink(missing_ok=True)
-        incoming = path.with_name(_INCOMING + path.name)
-        with effect("agent.fetch", model=step.model, label=step.label):
-            try:
-                await asyncio.to_thread(self.store.fetch, digest, incoming)
-                document = await asyncio.to_thread(verify, incoming, digest)
-                incoming.replace(path)
-            finally:
-                incoming.unlink(missing_ok=True)
         return document
 
     async def _register(self, step: Load, document: Document, lock: asyncio.Lock) -> None:
@@ -109,7 +80,7 @@ class Slots:
                 await self.server.register(
                     step.model,
                     step.label,
-                    self.archive_name(step.slot.digest),
+                    archive_name(step.slot.digest),
                     batch_size=recipe.batch_size,
                     max_batch_delay_ms=recipe.max_batch_delay_ms,
                     response_timeout_s=recipe.response_timeout_s,

@@ -140,31 +140,52 @@ def replacing(folder: Path, needed_bytes: int) -> Iterator[tuple[Path, Callable[
     Whatever goes wrong, the temporary file goes. A full disk becomes an ArchiveError that says
     how much is needed and how much is free.
     """
+    with room(folder, needed_bytes):
+        try:
+            _sweep(folder)
+            handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        os.close(handle)
+        temporary = Path(name)
+
+        def publish(final: Path) -> None:
+            move(temporary, final)
+
+        try:
+            yield temporary, publish
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def room(folder: Path, needed_bytes: int) -> Iterator[None]:
+    """Around writing so much into `folder`, which is made; a full disk becomes an ArchiveError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        if shutil.disk_usage(folder).free < needed_bytes:
-            raise _full(folder, needed_bytes)
-        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
+        free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise ArchiveError(f"cannot write into {folder}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-
-    def publish(final: Path) -> None:
-        temporary.chmod(0o644)  # mkstemp's 0600 would keep a server of another user out
-        temporary.replace(final)
-        if os.name == "posix":  # the rename itself, where folders can be synced
-            _sync(folder)
-
+        raise _unwritable(folder, error) from error
+    if free < needed_bytes:
+        raise _full(folder, needed_bytes)
     try:
-        yield temporary, publish
+        yield
     except OSError as error:
         if error.errno in _FULL:
             raise _full(folder, needed_bytes) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def move(temporary: Path, final: Path) -> None:
+    """Give what is whole its name, in the same folder, so that it outlives a power cut."""
+    temporary.chmod(0o644)  # a temporary file's 0600 would keep a server of another user out
+    temporary.replace(final)
+    if os.name == "posix":  # the rename itself, where folders can be synced
+        _sync(final.parent)
+
+
+def _unwritable(folder: Path, error: OSError) -> ArchiveError:
+    return ArchiveError(f"cannot write into {folder}: {error.strerror}")
 
 
 def _sweep(folder: Path) -> None:

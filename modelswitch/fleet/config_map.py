@@ -21,7 +21,7 @@ log = structlog.get_logger("modelswitch.fleet")
 
 _GONE = 410
 _WATCH_S = (240, 480)  # how long one watch is asked for: apart, so that pods do not reopen as one
-_SILENCE_S = 90.0  # the API server sends a bookmark about once a minute
+_LATE_S = 15.0  # no end so long after: it is dead
 _STOOD_S = 10.0  # a watch that stood so long was no failure
 
 
@@ -41,7 +41,8 @@ class ConfigMapWatch:
         self._select = f"metadata.name={name}"
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Follow it until cancelled; `changed` is called after each word."""
+        """List it, and follow it until cancelled; `changed` is called after each word."""
+        self._version = None
         pause = Pause()
         while True:
             began = time.monotonic()
@@ -50,6 +51,7 @@ class ConfigMapWatch:
                     await self._list(changed)
                 await self._watch(changed)
             except FleetUnreachable as error:
+                self._api.calls.errors += 1
                 self._version = None
                 self.is_live, self.trouble = False, error.message
                 log.warning("fleet.watch_failed", config_map=self.name, why=error.message)
@@ -72,13 +74,14 @@ class ConfigMapWatch:
 
     async def _watch(self, changed: Callable[[], None]) -> None:
         """Until the server ends it; then it may be reopened where it ended."""
+        asked_s = random.randint(*_WATCH_S)  # noqa: S311
         async with self._api.stream(
             "configmaps",
-            silence_s=_SILENCE_S,
+            silence_s=asked_s + _LATE_S,
             fieldSelector=self._select,
             resourceVersion=self._version,
             allowWatchBookmarks="true",
-            timeoutSeconds=random.randint(*_WATCH_S),  # noqa: S311
+            timeoutSeconds=asked_s,
         ) as answer:
             if answer.status_code == _GONE:
                 self._version = None

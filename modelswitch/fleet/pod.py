@@ -59,12 +59,14 @@ class PodFleet:
 
     async def follow(self, poll_s: float) -> AsyncIterator[None]:
         """As Feed says; ended, it sends what is still to be reported and closes its doors."""
-        watching = asyncio.create_task(self._watch.run(self._stirred.set), name="config map")
+        watching = self._start_watching()
         telling = asyncio.create_task(self._status.run(), name="pod status")
         try:
             while True:
                 self._stirred.clear()
-                self._mount.look()
+                if self._mount.look() and self._is_behind():
+                    watching.cancel()  # it seems to stand, and has missed news
+                    watching = self._start_watching()
                 yield
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(poll_s):
@@ -79,6 +81,13 @@ class PodFleet:
             await self._status.farewell()
             await self._api.close()
 
+    def _start_watching(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self._watch.run(self._stirred.set), name="config map")
+
+    def _is_behind(self) -> bool:
+        said = self._watch.word
+        return self._watch.is_live and said is not None and _is_newer(self._mount.word, said)
+
 
 class _Mount:
     """The mounted ConfigMap. The kubelet writes a new folder and moves `..data` onto it."""
@@ -88,11 +97,11 @@ class _Mount:
         self._file = folder / PINS_KEY
         self._mark: object = None
 
-    def look(self) -> None:
-        """Read it again if it was changed: looking costs one system call."""
+    def look(self) -> bool:
+        """Read it again if it was changed, and whether it was: looking costs one system call."""
         mark = self._look()
         if mark == self._mark:
-            return
+            return False
         self._mark = mark
         try:
             text = self._file.read_text(encoding="utf-8")
@@ -103,6 +112,7 @@ class _Mount:
             self.word = PinsError(f"the mounted {self._file} is not text: {error}")
         except PinsError as error:
             self.word = error
+        return True
 
     def _look(self) -> object:
         try:

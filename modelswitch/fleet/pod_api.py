@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,23 +27,37 @@ TIMEOUT_S = 10.0
 _BURST = 5  # requests that may follow each other at once
 _REFILL_S = 1.0  # until another one may
 _MOST_PAUSE_S = 30.0
+_WHAT = "the API server cannot be asked"
+# A watch says nothing for minutes: the kernel finds out within one that nobody is there.
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 class PodApi:
-    """Requests in one namespace. Raises SettingsError where no cluster is configured."""
+    """Requests in one namespace. Raises SettingsError where no cluster is configured.
+
+    Each raises FleetUnreachable when nobody answers; who gives up then counts it in `calls`.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
-        from httpx2 import Timeout
-        from lightkube.config.client_adapter import AsyncClient, ConnectionParams
+        import httpx2
+        from lightkube.config.client_adapter import user_auth, verify_cluster
+        from lightkube.config.models import User
 
         config = configuration(fleet)
+        cluster, user = config.cluster, config.user or User()
         self.namespace = fleet.namespace or config.namespace
         self.calls = Calls()
         self._allowance = float(_BURST)
         self._allowed_at = time.monotonic()
         # trust_env: a proxy of the environment must not stand between a pod and its API server
-        self._http = AsyncClient(
-            config, ConnectionParams(timeout=Timeout(TIMEOUT_S), trust_env=False)
+        proven = verify_cluster(cluster, user, config.abs_file, trust_env=False)
+        self._http = httpx2.AsyncClient(
+            base_url=cluster.server,
+            auth=user_auth(user),
+            timeout=TIMEOUT_S,
+            transport=httpx2.AsyncHTTPTransport(
+                verify=proven, trust_env=False, socket_options=_socket_options()
+            ),
         )
 
     async def get(self, kind: str, **params: Any) -> Response:
@@ -57,11 +72,11 @@ class PodApi:
     async def stream(
         self, kind: str, *, silence_s: float, **params: Any
     ) -> AsyncIterator[Response]:
-        """A watch. `silence_s`: how long nothing may come before the line counts as dead."""
+        """A watch. `silence_s`: after so long without a word, or an end, it counts as dead."""
         from httpx2 import Timeout
 
         await self._may()
-        with self._reached():
+        with reached(_WHAT):
             async with self._http.stream(
                 "GET",
                 self._url(kind),
@@ -73,9 +88,9 @@ class PodApi:
     async def close(self) -> None:
         await self._http.aclose()
 
-    def refused(self, answer: Response, what: str) -> FleetUnreachable:
+    @staticmethod
+    def refused(answer: Response, what: str) -> FleetUnreachable:
         """The error to raise for an answer that is not a success, once it was read."""
-        self.calls.errors += 1
         try:
             said = str(answer.json()["message"])
         except (ValueError, KeyError, TypeError):
@@ -85,20 +100,11 @@ class PodApi:
 
     async def _send(self, method: str, path: str, **kwargs: Any) -> Response:
         await self._may()
-        with self._reached():
+        with reached(_WHAT):
             return await self._http.request(method, self._url(path), **kwargs)
 
     def _url(self, path: str) -> str:
         return f"/api/v1/namespaces/{self.namespace}/{path}"
-
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
-        try:
-            with reached("the API server cannot be asked"):
-                yield
-        except FleetUnreachable:
-            self.calls.errors += 1
-            raise
 
     async def _may(self) -> None:
         """Wait until another request is due: a thousand pods must not be a storm."""
@@ -109,6 +115,12 @@ class PodApi:
         self.calls.requests += 1
         if self._allowance < 0:
             await asyncio.sleep(-self._allowance * _REFILL_S)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    tcp = [(n, value) for name, value in _KEEP_ALIVE.items() if (n := getattr(socket, name, None))]
+    found = [(socket.IPPROTO_TCP, number, value) for number, value in tcp]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *found]
 
 
 class Pause:

@@ -71,6 +71,7 @@ class PodStatus:
                     return
                 pause.reset()
             except FleetUnreachable as error:
+                self._api.calls.errors += 1
                 self._due, self._not_before = 0.0, time.monotonic() + pause.next_s()
                 log.warning("fleet.report_failed", why=error.message)
 

@@ -111,10 +111,13 @@ class TorchServeHouse:
         self._starter.undo()
         forget_short(self.folders.temporary("a"))
 
+    @property
+    def management_url(self) -> str:
+        return self.part.address.replace(str(self._port_base), str(self._port_base + 1))
+
     def client(self) -> ModelServer:
-        base = self.part.address
-        management = base.replace(str(self._port_base), str(self._port_base + 1))
-        return TorchServe(base, management, log_dir=self.folders.server_logs("a"))
+        logs = self.folders.server_logs("a")
+        return TorchServe(self.part.address, self.management_url, log_dir=logs)
 
     async def restart(self, server: ModelServer) -> None:
         await asyncio.to_thread(self.stop)
