@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat
 
 SILENT_AFTER_S = 10.0  # a heartbeat older than this: the server counts as down
+
+
+def told_at(at: datetime) -> datetime:
+    """`at`; raises ValueError for times so far off that no other zone can tell them."""
+    if not 1970 <= at.year <= 9000:
+        raise ValueError(f"{at.isoformat()} is no time of ours")
+    return at
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(told_at)]
 
 
 class _Open(BaseModel):
@@ -39,8 +49,8 @@ class Proof(_Open):
     """What the default path answered: the digest it named, when, and in how long."""
 
     digest: str
-    at: datetime
-    latency_ms: float | None = None  # not told in a pod's condition of what is long proven
+    at: Moment
+    latency_ms: FiniteFloat | None = None  # not told in a pod's condition of what is long proven
 
 
 class ModelReport(_Open):
@@ -79,8 +89,8 @@ class Report(_Open):
     server: str
     pool: str = "default"
     boot_id: str
-    at: datetime
-    heartbeat_at: datetime
+    at: Moment
+    heartbeat_at: Moment
     generation: int = 0
     epoch: str = "main"
     pins_sha256: str = ""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelswitch.pins import PinnedModel, Pins
-from modelswitch.reports import ModelReport, Proof, Report, SlotReport, State
+from modelswitch.reports import ModelReport, Proof, Report, SlotReport, State, told_at
 
 CONDITION = "modelswitch.dev/pins-applied"
 DEPLOYMENT_LABEL = "modelswitch.dev/deployment"
@@ -80,11 +80,16 @@ def parse(
 
     `wanted`: of that pool. Where the agent follows other pins, only what it tells is known.
     """
+    from pydantic_core import from_json
+
     try:
-        data = json.loads(condition.get("message") or "")
+        # What a pod says is not ours: neither its depth nor lone surrogates may end a command.
+        data = from_json(condition.get("message") or "", allow_inf_nan=False)
         heartbeat = condition.get("lastProbeTime") or data["at"]
         cut = data.pop("cut", False)
-        since = {n: datetime.fromtimestamp(s, UTC) for n, s in data.pop("since", {}).items()}
+        since = {
+            n: told_at(datetime.fromtimestamp(s, UTC)) for n, s in data.pop("since", {}).items()
+        }
         report = Report.model_validate(
             {**data, "server": server, "pool": pool, "heartbeat_at": heartbeat}
         )

@@ -27,6 +27,8 @@ TIMEOUT_S = 10.0
 _BURST = 5  # requests that may follow each other at once
 _REFILL_S = 1.0  # until another one may
 _MOST_PAUSE_S = 30.0
+# From one heartbeat to the next: a handshake costs both sides more than the report.
+_IDLE_S = 90.0
 _WHAT = "the API server cannot be asked"
 # A watch says nothing for minutes: the kernel finds out within one that nobody is there.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -56,7 +58,10 @@ class PodApi:
             auth=user_auth(user),
             timeout=TIMEOUT_S,
             transport=httpx2.AsyncHTTPTransport(
-                verify=proven, trust_env=False, socket_options=_socket_options()
+                verify=proven,
+                trust_env=False,
+                limits=httpx2.Limits(keepalive_expiry=_IDLE_S),
+                socket_options=_socket_options(),
             ),
         )
 

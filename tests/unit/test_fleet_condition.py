@@ -155,3 +155,28 @@ def test_a_pool_knows_only_its_own_models() -> None:
 def test_rubbish_is_no_report(message: str) -> None:
     told = {"type": condition.CONDITION, "message": message}
     assert condition.parse(told, server="a", pool="default", wanted=None) is None
+
+
+def test_what_would_end_a_command_is_no_report() -> None:
+    """One pod that lies must not keep anybody from rolling back."""
+    wanted = pins({"a": pinned(1)})
+    asked = condition.Wanted.of(wanted, "default")
+    told = json.loads(condition.render(report(wanted), wanted)["message"])
+    proof = {"digest": digest(1), "at": "2026-05-01T12:00:00", "latency_ms": 1.0}
+    odd = {
+        "no zone": {"at": "2026-05-01T12:00:00"},
+        "before every zone": {"at": "0001-01-01T00:00:00+14:00"},
+        "after every zone": {"at": "9999-12-31T23:59:59-14:00"},
+        "a proof without a zone": {"models": {"a": {"proof": proof}}},
+        "since after every zone": {"since": {"a": 253402300799}},
+    }
+    assert condition.parse({"message": json.dumps(told)}, server="s", pool="default", wanted=asked)
+    for name, change in odd.items():
+        message = json.dumps(told | change)
+        found = condition.parse({"message": message}, server="s", pool="default", wanted=asked)
+        assert found is None, name
+    lone = json.dumps(told | {"error": "\ud800"})
+    for message in ("[" * 100_000, lone, json.dumps(told | {"error": float("nan")})):
+        assert (
+            condition.parse({"message": message}, server="s", pool="default", wanted=asked) is None
+        )
