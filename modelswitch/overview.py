@@ -5,7 +5,7 @@ Pure: everything is handed in. `differences` is what `diff` prints; each one say
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,7 +26,10 @@ class WayBack:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One model at a glance. `healthy` is None while no server has reported."""
+    """One model at a glance. `healthy`: every server of its pool proves it, and none is down.
+
+    None while no server has reported.
+    """
 
     model: str
     production: Slot | None
@@ -47,12 +50,13 @@ def model_row(
     if head is None:
         return ModelRow(model, None, (), (), None, None, None)
     standing = head.head.standing
-    live = [r for r in reports if not r.is_silent(now)]
+    mine = [r for r in reports if r.pool == head.head.pool]
+    live = [r for r in mine if not r.is_silent(now)]
     began = since(rows)
     default = standing.default
     healthy: bool | None = None
-    if default is not None and list(reports):
-        healthy = bool(live) and all(
+    if default is not None and mine:
+        healthy = len(live) == len(mine) and all(
             r.proves(model, default.label, default.digest)
             and r.slot(model, default.label).workers > 0
             for r in live
@@ -70,8 +74,15 @@ def model_row(
         since=began.at if began else None,
         by=began.actor.name if began else None,
         healthy=healthy,
-        open=f"{head.action} ({head.kind}, row {head.seq})" if head.head.is_open else None,
+        open=_open(head),
     )
+
+
+def _open(head: Event) -> str | None:
+    if not head.head.is_open:
+        return None
+    what = "waits for a pull request" if head.head.planned else str(head.kind)
+    return f"{head.action} ({what}, row {head.seq})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +106,13 @@ def differences(
     *,
     unreadable: str | None = None,
     applied: Event | None = None,
+    forget: Callable[[str], str] = "modelswitch agent forget {}".format,
 ) -> list[Difference]:
     """Where the fleet's pins and the servers differ from what the ledger says.
 
     `unreadable` says why the published pins cannot be read, if somebody has spoilt them.
-    `applied`: the plan whose pins are `wanted`, because they are published.
+    `applied`: the plan whose pins are `wanted`, because they are published. `forget`: how a server
+    is struck off the roster.
     """
     found: list[Difference] = []
     for model, event in sorted(heads.items()):
@@ -145,7 +158,7 @@ def differences(
     # Break-glass pins are what servers should hold until the ledger is told of them.
     stands = published if published is not None and published.is_break_glass else wanted
     for report in roster:
-        found += _server_differences(stands, report, now)
+        found += _server_differences(stands, report, now, forget)
     return found
 
 
@@ -204,7 +217,9 @@ def _pins_differences(
     ]
 
 
-def _server_differences(wanted: Pins, report: Report, now: datetime) -> list[Difference]:
+def _server_differences(
+    wanted: Pins, report: Report, now: datetime, forget: Callable[[str], str]
+) -> list[Difference]:
     where = f"server {report.server}"
     if report.is_silent(now):
         return [
@@ -214,7 +229,7 @@ def _server_differences(wanted: Pins, report: Report, now: datetime) -> list[Dif
                 where,
                 "a heartbeat",
                 report.why_silent,
-                f"start it, or strike it off: modelswitch agent forget {report.server}",
+                f"start it, or strike it off: {forget(report.server)}",
             )
         ]
     found: list[Difference] = []
@@ -226,7 +241,9 @@ def _server_differences(wanted: Pins, report: Report, now: datetime) -> list[Dif
                 where,
                 f"generation {wanted.generation}",
                 f"generation {report.generation}" + (f": {report.error}" if report.error else ""),
-                "it follows by itself; if not: modelswitch logs --server " + report.server,
+                'modelswitch resume --outrank --reason "…"'
+                if report.generation > wanted.generation
+                else "it follows by itself; if not: modelswitch logs --server " + report.server,
             )
         )
     for name, model in sorted(wanted.of_pool(report.pool).items()):

@@ -20,6 +20,7 @@ from modelswitch.line import Head
 
 SCHEMA = 1
 MAX_BYTES = 1_000_000  # a ConfigMap holds less than 1 MiB
+MAX_GENERATION = 2**53 - 1  # what JSON's readers agree on; the ledger can count above it
 BREAK_GLASS = "break-glass-"  # begins the epoch of pins that were published without the ledger
 
 Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)-[0-9a-f]{8}$")]
@@ -70,7 +71,7 @@ class PinnedModel(_Strict):
 class Pins(_Strict):
     schema_: Literal[1] = Field(alias="schema")
     deployment: Name
-    generation: Annotated[int, Field(ge=0, strict=True)]
+    generation: Annotated[int, Field(ge=0, le=MAX_GENERATION, strict=True)]
     epoch: Name = "main"
     models: dict[Name, PinnedModel] = {}
 

@@ -54,6 +54,11 @@ class Rooms:
         from modelswitch.ledger import open_ledger
         from modelswitch.local.addresses import read_state
 
+        if self.settings.database_url is None and self.settings.fleet.kind == "kubernetes":
+            raise LedgerUnreachable(
+                "no database is named, so the ledger cannot be asked",
+                next="set MODELSWITCH_DATABASE_URL",
+            )
         if self.settings.database_url is None and read_state(self.settings) is None:
             raise LedgerUnreachable(
                 f"no local stack runs for {self.settings.root}, so its ledger cannot be asked",

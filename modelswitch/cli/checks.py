@@ -168,8 +168,7 @@ def _fleet(session: Session) -> Iterator[Check]:
     for report in reports:
         name = f"agent {report.server}"
         if report.is_silent(now):
-            forget = "kubectl delete pod" if on_kubernetes else "modelswitch agent forget"
-            fix = f"start it, or {forget} {report.server}"
+            fix = f"start it, or {switch.fleet.how_to_forget(report.server)}"
             yield Check(name, FAIL, report.why_silent, fix)
         elif report.error or not report.healthy:
             yield Check(name, FAIL, report.error or "not healthy", "modelswitch status")

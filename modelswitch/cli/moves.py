@@ -49,6 +49,9 @@ def promote(
     from modelswitch.refs import parse_ref, parse_stage
 
     wanted, stage = parse_ref(ref), parse_stage(to)
+    if not (pool is None or pool.strip()) or not (only_in is None or only_in.strip()):
+        # A variable that is not set, in a pipeline: not every pool is meant by it.
+        raise UsageError("--pool and --only-in name a pool, and '' is none")
     if stage not in ("staging", "production"):
         raise UsageError(
             f"a version is promoted to staging or production, not to {stage}",
@@ -184,6 +187,7 @@ def resume(
     if session.dry_run:
         return _previewed_resume(session.switch.preview_resume(name))
     why = session.reason(reason) if outrank else None
+    before = session.switch.published_generation()
     with session.steps(name or ""):
         concluded = session.switch.resume(
             name,
@@ -197,12 +201,25 @@ def resume(
     for switched in concluded:
         moved = switched.moved
         serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
-        lines.append(f"{moved.model} is concluded: {serves}. {_marks(switched)}")
+        what = (
+            f"the plan of {moved.model} is given up" if give_up else f"{moved.model} is concluded"
+        )
+        lines.append(f"{what}: {serves}. {_marks(switched)}")
+    after = session.switch.published_generation()
+    if after != before:
+        lines.append(f"published: generation {after} (before: {before or 'nothing readable'})")
+    ahead = [r.server for r in session.switch.reports() if r.generation > (after or 0)]
+    if ahead:
+        lines.append(
+            f"{', '.join(ahead[:3])} took pins of a higher generation that are not the ledger's: "
+            'modelswitch resume --outrank --reason "…"'
+        )
     if concluded:
         lines += _commit_this(session)
     return Result(
         [_moved_data(s) for s in concluded],
         lines or ["nothing was open; the fleet and the marks are as the ledger says"],
+        exit=4 if ahead else 0,
     )
 
 

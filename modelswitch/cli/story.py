@@ -17,6 +17,8 @@ def story(event: Event, parent: Event | None) -> str:
         return _retire(event, parent)
     if event.kind is not Kind.SETTLED and event.target is not None and event.line is not None:
         name = named(event.model, newcomer(event.line, event.target))
+        if event.head.planned:
+            return f"plan to {event.action} {name}: waits for a pull request"
         if event.kind is Kind.PREPARED:
             return f"{event.action} {name}: loading beside what serves"
         return f"{event.action} {name}: the pointer moved, to be proven"
@@ -37,7 +39,9 @@ def _rollback(event: Event) -> str:
     left = named(event.model, event.leaves)
     kept = event.evidence.get("quarantine") is False
     now = named(event.model, event.line.default if event.line else None)
-    return f"roll back {left} → {now}" + ("" if kept else f" ({left} is quarantined)")
+    glass = event.evidence.get("break_glass")
+    how = f" by break-glass at {glass.get('at')}, recorded here" if glass else ""
+    return f"roll back {left} → {now}{how}" + ("" if kept else f" ({left} is quarantined)")
 
 
 def _retire(event: Event, parent: Event | None) -> str:

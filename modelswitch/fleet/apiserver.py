@@ -79,3 +79,11 @@ def reached(what: str) -> Iterator[None]:
         ) from error
     except ConfigError as error:
         raise FleetUnreachable(f"{what}: {error}", next="see [fleet] kubeconfig") from error
+
+
+def is_conflict(error: FleetUnreachable) -> bool:
+    """Whether it was not written because somebody else wrote it in the same moment."""
+    from lightkube import ApiError
+
+    cause = error.__cause__
+    return isinstance(cause, ApiError) and cause.status.code == 409

@@ -112,7 +112,7 @@ class ConfigMapWatch:
     def _hear(self, found: Mapping[str, Any] | None) -> None:
         if found is None:
             self.word = FleetUnreachable(
-                f"the ConfigMap {self.name} is not there: what was taken from it stays",
+                f"the ConfigMap {self.name} is not there; what was taken from it before stays",
                 next="publish the pins again: terraform apply, or modelswitch pins export",
             )
             return

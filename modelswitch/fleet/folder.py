@@ -112,6 +112,9 @@ class FolderFleet:
             if time.monotonic() >= deadline:
                 return
 
+    def how_to_forget(self, server: str) -> str:
+        return f"modelswitch agent forget {server}"
+
     def forget(self, server: str) -> bool:
         file = self.reports_dir / f"{server}.json"
         with _disk(self.path), effect("fleet.forget", server=server):

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import structlog
 
 from modelswitch.effects import effect
 from modelswitch.errors import (
@@ -29,10 +31,10 @@ from modelswitch.errors import (
 )
 from modelswitch.files import write_whole
 from modelswitch.fleet import events
-from modelswitch.fleet.apiserver import open_client, reached
+from modelswitch.fleet.apiserver import is_conflict, open_client, reached
 from modelswitch.fleet.condition import DEPLOYMENT_LABEL, PINS_KEY
 from modelswitch.fleet.protocol import News, Published, check_size, stays
-from modelswitch.fleet.roster import Objects, reports
+from modelswitch.fleet.roster import MISSING, Objects, reports
 from modelswitch.fleet.terraform import Terraform
 from modelswitch.pins import Pins, parse
 from modelswitch.reports import Report
@@ -42,11 +44,17 @@ if TYPE_CHECKING:
     from lightkube import Client
     from lightkube.resources.core_v1 import ConfigMap
 
+log = structlog.get_logger("modelswitch.fleet")
+
 FIELD_MANAGER = "modelswitch"
 _TOGETHER_S = 0.05  # events that come within it are looked at as one
 _POLL_S = 0.5
 _OBJECTS_EVERY_S = 2.0
 _STREAM_S = 60
+_LOCK_S = 400.0  # longer than Terraform gets
+_NEED_S = 3.0  # what an emergency waits for a command that may hang
+_LOOK_S = 0.05
+_TRIES = 5  # to write over what others write in the same moment
 
 
 class KubernetesFleet:
@@ -88,18 +96,32 @@ class KubernetesFleet:
         note: Mapping[str, Any] | None = None,
     ) -> Pins:
         check_size(pins)
-        with self._locked():
-            standing, version = self._standing()
-            if standing is not None and stays(standing, pins):
-                return standing
-            terraform = None if pins.is_break_glass else self._terraform()
-            self._write_file(pins)
-            with effect("fleet.publish", generation=pins.generation):
-                if terraform is not None:
-                    terraform.apply(pins, standing, anything=self.allow_other_changes)
-                else:
-                    self._apply(pins, version, correlation_id, note)
+        with contextlib.ExitStack() as working_tree:
+            with self._needless(pins):
+                working_tree.enter_context(
+                    self._locked(_NEED_S if pins.is_break_glass else _LOCK_S)
+                )
+            for is_last in (*[False] * (_TRIES - 1), True):
+                standing, version = self._standing()
+                if standing is not None and stays(standing, pins):
+                    return standing
+                terraform = None if pins.is_break_glass else self._terraform()
+                with self._needless(pins):
+                    self._write_file(pins)
+                try:
+                    with effect("fleet.publish", generation=pins.generation):
+                        if terraform is not None:
+                            terraform.apply(pins, standing, anything=self.allow_other_changes)
+                        else:
+                            self._apply(pins, version, correlation_id, note)
+                    break
+                except FleetUnreachable as error:
+                    # From another working tree, or a mere annotation: what stands now decides.
+                    if is_last or not is_conflict(error):
+                        raise
             found = self.published()
+        if found is not None and found.pins.generation > pins.generation:
+            return found.pins  # somebody else's, a moment later
         if found is None or found.pins != pins:
             raise PinsError(
                 f"the ConfigMap {self.config_map} does not hold the pins of generation "
@@ -237,7 +259,17 @@ class KubernetesFleet:
             ) from error
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _needless(self, pins: Pins) -> Iterator[None]:
+        """Around the working tree's part: who breaks the glass does not need it."""
+        try:
+            yield
+        except FleetUnreachable as error:
+            if not pins.is_break_glass:
+                raise
+            log.warning("fleet.working_tree_left", why=error.message)
+
+    @contextlib.contextmanager
+    def _locked(self, wait_s: float = _LOCK_S) -> Iterator[None]:
         """One command at a time writes the working tree; without one, the API server decides."""
         if self.pins_file is None:
             yield
@@ -251,7 +283,15 @@ class KubernetesFleet:
                 next="see [fleet] pins_file",
             ) from error
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            deadline = time.monotonic() + wait_s
+            while not _is_locked_now(lock):
+                if time.monotonic() > deadline:
+                    raise FleetUnreachable(
+                        f"another command has been writing {self.pins_file} for {wait_s:g} s",
+                        next="is it stopped, or waiting for Terraform? see who holds "
+                        f"{lock.name}: lsof {lock.name}",
+                    )
+                time.sleep(_LOOK_S)
             yield
 
     # Reports
@@ -289,10 +329,15 @@ class KubernetesFleet:
         finally:
             stop.set()
 
+    def how_to_forget(self, server: str) -> str:
+        if server.endswith(MISSING):
+            return f"wait for its pods, or scale it down: kubectl get pods -n {self.namespace}"
+        return f"kubectl delete pod {server} -n {self.namespace}"
+
     def forget(self, server: str) -> bool:
         raise UsageError(
             f"{server} is a pod: the roster is what Kubernetes says it is",
-            next=f"kubectl delete pod {server} -n {self.namespace}",
+            next=self.how_to_forget(server),
         )
 
     def announce(self, news: News) -> None:
@@ -354,6 +399,14 @@ class KubernetesFleet:
                             return
             except FleetUnreachable:
                 stop.wait(_POLL_S)
+
+
+def _is_locked_now(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _together(changed: queue.SimpleQueue[Any]) -> list[Any]:

@@ -76,6 +76,9 @@ class Fleet(Protocol):
     def watch(self, timeout_s: float) -> Iterator[tuple[Report, ...]]:
         """The reports now, at each change, and now and then, until `timeout_s` has passed."""
 
+    def how_to_forget(self, server: str) -> str:
+        """The command that strikes a server off the roster."""
+
     def forget(self, server: str) -> bool:
         """Strike a server off the roster; False when it was not on it."""
 

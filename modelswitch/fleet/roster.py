@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from modelswitch.fleet.pods import Condition, ContainerStatus, Pod
 
+MISSING = "-missing"  # ends the name of a server that stands for pods that are not there
 AGENT = "agent"  # the agent's container
 # An agent refreshes its condition once a minute; three are missed before it counts as silent.
 SILENT_PROBE_S = 200.0
@@ -68,7 +69,7 @@ def _of_pool(
         joining = len(mine) - len(found)
         there = f"{len(found)} of at least {wanted} pods have an agent that reports"
         why = there + (f", {joining} are starting" if joining else "")
-        found.append(_down(f"{name}-missing", pool, why))
+        found.append(_down(name + MISSING, pool, why))
     return found
 
 

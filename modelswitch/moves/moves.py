@@ -14,6 +14,7 @@ from dataclasses import replace
 from modelswitch.errors import (
     Behind,
     FleetUnreachable,
+    ModelSwitchError,
     NoLongerServes,
     NothingToGoBackTo,
     Quarantined,
@@ -200,8 +201,19 @@ class Moves:
                 now = event.head.default if event else None
                 if event is None or now is None or now.digest != shown.digest:
                     raise self.no_longer(model, shown.version, event) from None
-        pins = self.publish()
         wanted = new.serving[0]
+        try:
+            pins = self.publish()
+        except ModelSwitchError as error:
+            # Written, it is done as far as the ledger goes: once more would be one further.
+            error.message = (
+                f"{model} goes back to {model}@{wanted.version} (row {written.seq}), which could "
+                f"not be published yet: {error.message}"
+            )
+            error.args = (error.message,)
+            again = "modelswitch resume, not another rollback: that goes one further back"
+            error.next = f"{error.next}; then: {again}" if error.next else again
+            raise
         outcome = self.proof.wait_proven(model, wanted, new.pool, everyone=True)
         moved = Moved(
             model, shown, wanted, written.seq, pins.generation, outcome.servers, changed=True

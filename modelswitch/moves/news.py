@@ -31,6 +31,8 @@ def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> New
     name = named(event.model, slot)
     pool = (slot.pool if slot else None) or parent.head.pool
     evidence = event.evidence.get("servers", {})
+    if line != parent.target and parent.head.planned:
+        return News(pool, "PlanEnded", f"{name} was planned and is not to be, {who}")
     if line != parent.target:
         why = _why(evidence) or "it was not waited for"
         what = f"{name} was undone, {serves(event.model, line)}, {who}; {why}"

@@ -167,7 +167,11 @@ class Previews:
             return Head(Kind.SETTLED, Line()), ()
         if not event.head.is_open:
             return event.head, ()
-        return event.head, (f"row {event.seq} is open ({event.action}) and is concluded first",)
+        if event.head.planned:
+            first = f"row {event.seq}, a plan, must be applied or given up first"
+        else:
+            first = f"row {event.seq} is open ({event.action}) and is concluded first"
+        return event.head, (first,)
 
     def _preview(
         self,

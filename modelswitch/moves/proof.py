@@ -110,7 +110,7 @@ class Proof:
                 f"{model}@{slot.version} was not promoted: server {names} is down "
                 f"({silent[0].why_silent}). Nothing was changed.",
                 next="start it again, or strike it off the roster: "
-                f"modelswitch agent forget {silent[0].server}",
+                + self.fleet.how_to_forget(silent[0].server),
             )
 
     def is_warm(self, model: str, slot: Slot, pool: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from modelswitch import pins as pinning
 from modelswitch.effects import correlation_id
 from modelswitch.errors import FleetUnreachable, PinsError, Superseded
-from modelswitch.fleet.protocol import Fleet, Published
+from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import Draft, Event, Ledger
 from modelswitch.line import Kind, Line, Slot
 from modelswitch.moves import breakglass
@@ -116,7 +116,8 @@ class Publisher:
             event.seq,
             event.kind,
             event.action,
-            Intent(f"its pull request was applied: {event.reason}"),
+            # Who planned it is who moved it, whoever happens to see that it was applied.
+            Intent(f"its pull request was applied: {event.reason}", event.actor.name),
             line=event.line,
             target=event.target,
             holder=new_holder(),
@@ -137,14 +138,14 @@ class Publisher:
                 self._merged(event)
         if not breakglass.record(self.ledger, published):
             # Recorded, or of no consequence: the ledger's pins still must outrank its number.
-            self._outrank(published, Intent("the ledger is back"))
+            self._outrank(published.pins.generation, Intent("the ledger is back"))
         return True
 
-    def _outrank(self, published: Published, intent: Intent) -> None:
+    def _outrank(self, generation: int, intent: Intent) -> None:
         heads = self.ledger.heads()
         if heads:
             draft = self.draft(next(iter(heads)), None, Kind.NOTE, "outrank", intent)
-            self.ledger.append(draft, above=published.pins.generation)
+            self.ledger.append(draft, above=generation)
 
     def outrank(self, intent: Intent) -> Pins:
         """Publish the ledger's pins above a generation that something else has published."""
@@ -153,9 +154,11 @@ class Publisher:
             return self.publish()  # recorded: what was left in need does not come back
         if published is not None:
             self._record_merge(published.pins)
-        generation = self.ledger.snapshot().generation
-        if published is not None and published.pins.generation >= generation:
-            self._outrank(published, intent)
+        # Servers may have taken more than stands now: the ConfigMap was deleted since, say.
+        taken = [report.generation for report in self.fleet.reports()]
+        most = max([*taken, published.pins.generation if published else 0])
+        if most >= self.ledger.snapshot().generation:
+            self._outrank(most, intent)
         return self.publish()
 
     def draft(

@@ -441,3 +441,21 @@ def test_a_candidate_is_kept_to_one_pool_until_it_serves(pooled: Site) -> None:
 def test_a_pool_without_servers_proves_nothing(pooled: Site) -> None:
     with pytest.raises(FleetUnreachable, match="no live server in the pool nowhere"):
         pooled.moves.promote("digits", pooled.slot("1"), WHY, pool="nowhere")
+
+
+def test_a_rollback_that_could_not_be_published_says_that_its_row_stands(
+    site: Site, fleet: ReviewedFolder, two: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed again it would go one further back: that is not what it may advise."""
+    site.moves.promote("digits", two, WHY)
+
+    def away(*_: object, **__: object) -> Pins:
+        raise FleetUnreachable("nobody answers", next="the same command again")
+
+    with monkeypatch.context() as gone:
+        gone.setattr(fleet, "publish", away)
+        with pytest.raises(FleetUnreachable, match=r"digits@1 \(row \d+\).*nobody answers") as said:
+            site.moves.rollback("digits", WHY)
+    assert "modelswitch resume, not another rollback" in str(said.value.next)
+    stands = site.moves.publish()
+    assert stands.models["digits"].default == site.slot("1").label

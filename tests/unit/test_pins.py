@@ -252,3 +252,9 @@ def test_every_named_label_is_pinned(head: Head) -> None:
 def test_any_text_is_pins_or_a_pins_error(text: str) -> None:
     with contextlib.suppress(PinsError):
         assert isinstance(parse(text), Pins)
+
+
+def test_a_generation_that_the_ledger_could_not_outrank_is_refused() -> None:
+    assert parse(Pins(schema=1, deployment="d", generation=2**53 - 1).text)
+    with pytest.raises(PinsError, match="generation"):
+        parse(json.dumps({"schema": 1, "deployment": "d", "generation": 2**63}))
