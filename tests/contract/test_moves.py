@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from modelswitch.errors import (
 )
 from modelswitch.line import Kind
 from modelswitch.moves import Intent
+from modelswitch.overview import model_row
 from modelswitch.reports import State
 from modelswitch.store import partial_name
 from tests.site import Site, wait_for
@@ -371,3 +373,33 @@ def test_the_model_store_keeps_only_what_is_pinned(site: Site) -> None:
     wait_for(lambda: not leftover.exists())
     assert by_hand.exists()
     assert (store / f"{one.digest[7:]}.mar").exists()
+
+
+def test_outranking_goes_above_what_agents_have_taken(site: Site) -> None:
+    """Even when what they took was deleted since."""
+    site.promote(site.slot("1"))
+    standing = site.fleet.published().pins
+    raised = standing.model_copy(update={"generation": standing.generation + 200})
+    site.fleet.pins_file.write_text(raised.text)
+    wait_for(lambda: all(site.report(n).generation == raised.generation for n in site.twins))
+    site.fleet.pins_file.unlink()
+    site.moves.publish()
+    wait_for(lambda: all("refused" in (site.report(n).error or "") for n in site.twins))
+
+    pins = site.moves.outrank(Intent("somebody raised it by hand"))
+
+    assert pins.generation > raised.generation
+    wait_for(lambda: all(site.report(n).generation == pins.generation for n in site.twins))
+    assert site.all_answer() == {"1"}
+
+
+def test_a_model_is_healthy_by_the_servers_of_its_own_pool(tmp_path: Path) -> None:
+    pools = {"gpu": "classifier", "cpu": "features"}
+    with Site(tmp_path, servers=("gpu", "cpu"), pools=pools) as made:
+        made.moves.promote("digits", made.slot("1"), Intent("why"), pool="classifier")
+        now = datetime.now(UTC)
+        row = model_row("digits", made.ledger.history("digits"), made.fleet.reports(), now)
+        assert row.healthy
+        made.silence("gpu")
+        row = model_row("digits", made.ledger.history("digits"), made.fleet.reports(), now)
+        assert row.healthy is False

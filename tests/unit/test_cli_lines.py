@@ -71,6 +71,13 @@ def test_an_error_is_one_message_and_what_to_do_next(terminal: Terminal) -> None
     assert "Traceback" not in said.err.splitlines()[0]
 
 
+@pytest.mark.parametrize("flag", ["--pool", "--only-in"])
+def test_a_pool_without_a_name_is_not_every_pool(terminal: Terminal, flag: str) -> None:
+    """As where a pipeline's variable is not set."""
+    line = ("promote", "digits@1", "--to", "staging", flag, "", "--reason", "x")
+    assert terminal(*line).exit == 2
+
+
 def test_flags_stand_before_or_after_the_verb_and_the_later_wins(terminal: Terminal) -> None:
     terminal.stand("1", "2")
     terminal("--actor", "first", "rollback", "digits", "--reason", "slow", "--actor", "ada")
