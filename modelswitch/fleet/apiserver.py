@@ -17,7 +17,7 @@ _HINTS = {
     401: "log in to the cluster again",
     403: "your rights: kubectl auth can-i --list",
     404: "does the namespace exist? see [fleet] namespace",
-    409: "somebody else wrote it in the same moment: the same command again",
+    409: "somebody else keeps writing it: modelswitch resume, once they are done",
 }
 
 

@@ -7,6 +7,7 @@ the pins: what is not told is as they say. The whole report is at the agent's /r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ DEPLOYMENT_LABEL = "modelswitch.dev/deployment"
 POOL_LABEL = "modelswitch.dev/pool"
 PINS_KEY = "pins.json"  # in the ConfigMap, and the name of the mounted file
 
+# Escaped or plain: a terminal would obey them. Line ends and tabs are a traceback's.
+_CONTROLS = re.compile(r"\\u00(?:0[0-8bcef]|1[0-9a-f]|7f|[89][0-9a-f])|[\x7f-\x9f]", re.IGNORECASE)
 _NEWEST = 4  # proofs told in full
 _DATED = 30  # more of which the time is told
 _ERROR_CHARS = 500
@@ -84,7 +87,8 @@ def parse(
 
     try:
         # What a pod says is not ours: neither its depth nor lone surrogates may end a command.
-        data = from_json(condition.get("message") or "", allow_inf_nan=False)
+        text = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", condition.get("message") or "")
+        data = from_json(text, allow_inf_nan=False)
         heartbeat = condition.get("lastProbeTime") or data["at"]
         cut = data.pop("cut", False)
         since = {

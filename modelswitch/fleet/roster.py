@@ -108,8 +108,11 @@ def _report(pod: Pod, pool: str, wanted: Wanted | None, now: datetime) -> Report
         return report.model_copy(
             update={"heartbeat_at": _LONG_AGO, "healthy": False, "error": dead}
         )
-    if now - report.heartbeat_at < timedelta(seconds=SILENT_PROBE_S):
-        report = report.model_copy(update={"heartbeat_at": now})
+    # Nor is one in the future believed: it would never grow old.
+    if abs(now - report.heartbeat_at) < timedelta(seconds=SILENT_PROBE_S):
+        return report.model_copy(update={"heartbeat_at": now})
+    if report.heartbeat_at > now:
+        return _down(name, pool, "its heartbeat lies in the future: is its node's clock right?")
     return report
 
 

@@ -17,6 +17,7 @@ from modelswitch.errors import (
     ModelSwitchError,
     NoLongerServes,
     NothingToGoBackTo,
+    PinsError,
     Quarantined,
     Refused,
     Superseded,
@@ -172,6 +173,9 @@ class Moves:
         if event is not None and self.publisher.is_applied(event):
             self.publish()  # records it: what serves is what the pull request has brought
             event = self.ledger.head(model)
+        left = self.find_left(event) if event is not None else None
+        if event is not None and left is not None and left.is_named(leaves or left.label):
+            return self._go_back(left, event)
         shown = event.head.default if event else None
         if event is None or shown is None:
             raise NothingToGoBackTo(
@@ -201,26 +205,46 @@ class Moves:
                 now = event.head.default if event else None
                 if event is None or now is None or now.digest != shown.digest:
                     raise self.no_longer(model, shown.version, event) from None
+        return self._go_back(shown, written)
+
+    def _go_back(self, left: Slot, written: Event) -> Moved:
+        """Publish a rollback's row, and wait for every server."""
+        model, new = written.model, written.head.line
         wanted = new.serving[0]
         try:
             pins = self.publish()
         except ModelSwitchError as error:
-            # Written, it is done as far as the ledger goes: once more would be one further.
+            # Written, it is done as far as the ledger goes: the same again finishes it.
             error.message = (
                 f"{model} goes back to {model}@{wanted.version} (row {written.seq}), which could "
                 f"not be published yet: {error.message}"
             )
             error.args = (error.message,)
-            again = "modelswitch resume, not another rollback: that goes one further back"
+            again = "modelswitch resume"
             error.next = f"{error.next}; then: {again}" if error.next else again
             raise
         outcome = self.proof.wait_proven(model, wanted, new.pool, everyone=True)
-        moved = Moved(
-            model, shown, wanted, written.seq, pins.generation, outcome.servers, changed=True
-        )
         if not outcome.ok:
-            self._raise_behind(model, shown, wanted, outcome)
-        return moved
+            self._raise_behind(model, left, wanted, outcome)
+        return Moved(model, left, wanted, written.seq, pins.generation, outcome.servers)
+
+    def find_left(self, event: Event) -> Slot | None:
+        """What a rollback has left by its row, while it is still published as what serves.
+
+        Its command was killed in between: the same again means that row, and not one further.
+        """
+        left = event.leaves
+        if event.action != "rollback" or event.head.is_open or left is None:
+            return None
+        try:
+            published = self.fleet.published()
+        except (PinsError, FleetUnreachable):
+            return None
+        if published is None or published.pins.is_break_glass:
+            return None
+        pinned = published.pins.models.get(event.model)
+        is_behind = published.pins.generation < event.generation
+        return left if is_behind and pinned and pinned.default == left.label else None
 
     def break_glass(
         self, model: str, intent: Intent, *, leaves: str | None = None, quarantines: bool = True
@@ -327,7 +351,8 @@ class Moves:
         """Why a plan's pull request brings nothing any more; None while it waits."""
         if self.publisher.is_overtaken(event):
             return "was overtaken by a later move"
-        taken = any(report.generation >= event.seq for report in self.fleet.reports())
+        brought = self.publisher.planned(event).sha256
+        taken = any(report.pins_sha256 == brought for report in self.fleet.reports())
         if taken and not self.publisher.is_applied(event):
             # Servers that have taken it refuse the older pins: only a newer row unites them.
             return "was applied, and older pins were put over it"

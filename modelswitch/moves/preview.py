@@ -102,6 +102,13 @@ class Previews:
         head = event.head if event else None
         if event is not None and head is not None and self.moves.publisher.is_applied(event):
             head = replace(head, planned=False)
+        left = self.moves.find_left(event) if event else None
+        if event and head and left and left.is_named(leaves or left.label):
+            slot, note = head.line.serving[0], f"row {event.seq} decided it, and is not published"
+            warm = self.moves.proof.is_warm(model, slot, head.pool)
+            before = replace(head.line, serving=(left,), candidates=())
+            preview = self._preview(model, "roll back", before, head.line, slot, warm, (note,))
+            return replace(preview, leaves=left.label)
         shown = head.default if head else None
         if event is None or head is None or shown is None:
             raise NothingToGoBackTo(

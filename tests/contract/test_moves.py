@@ -19,7 +19,9 @@ from modelswitch.errors import (
 )
 from modelswitch.line import Kind
 from modelswitch.moves import Intent
+from modelswitch.moves.preview import Previews
 from modelswitch.overview import model_row
+from modelswitch.pins import Pins
 from modelswitch.reports import State
 from modelswitch.store import partial_name
 from tests.site import Site, wait_for
@@ -403,3 +405,25 @@ def test_a_model_is_healthy_by_the_servers_of_its_own_pool(tmp_path: Path) -> No
         made.silence("gpu")
         row = model_row("digits", made.ledger.history("digits"), made.fleet.reports(), now)
         assert row.healthy is False
+
+
+def test_a_rollback_that_was_not_published_is_finished_by_the_same_again(site: Site) -> None:
+    """Its command was killed between row and pins: the next one goes no further back."""
+    one, two, three = site.slot("1"), site.slot("2"), site.slot("3")
+    for slot in (one, two, three):
+        site.promote(slot)
+    publish, site.fleet.publish = site.fleet.publish, unpublished
+    with pytest.raises(FleetUnreachable, match="could not be published yet"):
+        site.rollback()
+    site.fleet.publish = publish
+
+    assert Previews(site.moves).rollback("digits").after == "2"
+    moved = site.rollback()
+
+    assert (moved.before, moved.after) == (three, two)
+    assert site.all_answer() == {"2"}
+    assert sum(e.action == "rollback" for e in site.ledger.history("digits")) == 1
+
+
+def unpublished(*_: object, **__: object) -> Pins:
+    raise FleetUnreachable("the fleet is away")

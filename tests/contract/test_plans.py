@@ -456,6 +456,6 @@ def test_a_rollback_that_could_not_be_published_says_that_its_row_stands(
         gone.setattr(fleet, "publish", away)
         with pytest.raises(FleetUnreachable, match=r"digits@1 \(row \d+\).*nobody answers") as said:
             site.moves.rollback("digits", WHY)
-    assert "modelswitch resume, not another rollback" in str(said.value.next)
+    assert "modelswitch resume" in str(said.value.next)
     stands = site.moves.publish()
     assert stands.models["digits"].default == site.slot("1").label

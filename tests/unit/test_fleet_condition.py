@@ -180,3 +180,9 @@ def test_what_would_end_a_command_is_no_report() -> None:
         assert (
             condition.parse({"message": message}, server="s", pool="default", wanted=asked) is None
         )
+
+
+def test_an_error_commands_no_terminal() -> None:
+    wanted = pins({})
+    found = back(report(wanted, healthy=False, error="\x1b[31mred\x07\nKeyError"), wanted)
+    assert found.error == "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}\nKeyError"

@@ -168,6 +168,11 @@ def test_an_agent_that_has_not_refreshed_for_minutes_is_down() -> None:
     assert fresh["c"] == "lives"
 
 
+def test_a_heartbeat_in_the_future_is_not_believed() -> None:
+    found = roster(pod("a"), pod("b"), pod("c", heartbeat=NOW + timedelta(days=900)))
+    assert "in the future" in found["c"]
+
+
 def test_a_rollout_that_has_just_begun_proves_nothing() -> None:
     found = roster(pod("a"), pod("b"), pod("c"), generation=2)
     assert found == {"torchserve": "its rollout has just begun"}
