@@ -24,7 +24,7 @@ PREFIX = "MODELSWITCH_"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Deployment = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-Port = Annotated[int, Field(ge=1024, le=60_000)]
+Port = Annotated[int, Field(ge=1024, le=60_000)]  # others follow from it
 
 
 class _Section(BaseModel):
@@ -70,7 +70,7 @@ class Server(_Section):
     management_url: str | None = None
     model_store: Path | None = None
     log_dir: Path | None = None
-    health_port: Port | None = None
+    health_port: Annotated[int, Field(ge=1024, le=65_535)] | None = None
     health_host: str = "127.0.0.1"
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     environment_file: Path | None = None
