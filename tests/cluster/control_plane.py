@@ -191,6 +191,8 @@ class ControlPlane:
             f"--root-ca-file={self.ca_file}",
             "--leader-elect=false",
             "--secure-port=0",
+            # kwok says once that its nodes are Ready: none may be given up for its silence
+            "--node-monitor-grace-period=24h",
             # It looks at an autoscaler first when one period is over: 15 s by default
             "--horizontal-pod-autoscaler-sync-period=1s",
         )

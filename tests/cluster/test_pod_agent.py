@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,11 +213,17 @@ async def test_the_whole_report_is_in_the_condition_of_its_own_pod(
     async with pod.running() as agent:
         await until(lambda: agent.report and agent.report.slot(MODEL, broken.label).error)
         await until(lambda: agent.report.is_warm(MODEL, two.label))
-        found = await pod.condition(
-            lambda found: "cannot be loaded" in found["message"] and found["status"] == "True"
-        )
+        wanted = Wanted.of(pins, "default")
+
+        def told_all(found: Mapping[str, Any]) -> bool:
+            """What was reported on the way is news as well."""
+            said = parse(found, server=pod.pod, pool="default", wanted=wanted)
+            is_told = said is not None and said.is_warm(MODEL, two.label)
+            return is_told and "cannot be loaded" in found["message"] and found["status"] == "True"
+
+        found = await pod.condition(told_all)
         assert found["reason"] == "Applied"
-        told = parse(found, server=pod.pod, pool="default", wanted=Wanted.of(pins, "default"))
+        told = parse(found, server=pod.pod, pool="default", wanted=wanted)
         assert told is not None
         assert (told.generation, told.boot_id) == (4, agent.boot_id)
         assert told.models[MODEL].proof == agent.report.models[MODEL].proof
