@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 class Rooms:
-    """Those handed in, else those that the settings name.
-
-    `allow_other_changes`: let Terraform's plan touch more than the pins; set before the fleet's
-    first use.
-    """
+    """Those handed in, else those that the settings name."""
 
     def __init__(
         self,
@@ -37,7 +33,6 @@ class Rooms:
         registry: Registry | None = None,
     ) -> None:
         self.settings = settings
-        self.allow_other_changes = False
         given = {"ledger": ledger, "fleet": fleet, "store": store, "registry": registry}
         for name, room in given.items():
             if room is not None:
@@ -72,8 +67,15 @@ class Rooms:
         if self.settings.fleet.kind == "kubernetes":
             from modelswitch.fleet.kubernetes import KubernetesFleet
 
-            return KubernetesFleet(self.settings, allow_other_changes=self.allow_other_changes)
+            return KubernetesFleet(self.settings)
         return FolderFleet(self.settings.fleet_path)
+
+    def allow_other_changes(self) -> None:
+        """From here on, let Terraform's plan touch more than the pins."""
+        from modelswitch.fleet.kubernetes import KubernetesFleet
+
+        if isinstance(self.fleet, KubernetesFleet):
+            self.fleet.allow_other_changes = True
 
     @cached_property
     def store(self) -> ArchiveStore:

@@ -305,7 +305,8 @@ class ModelSwitch:
         Raises NotFound for a model that no row speaks of, AtWork while a command lives,
         WaitsForApproval while a plan is not applied.
         """
-        self.rooms.allow_other_changes = allow_other_changes
+        if allow_other_changes:
+            self.rooms.allow_other_changes()
         if outrank is not None:
             self.moves.outrank(self._intent(outrank))
         else:

@@ -63,15 +63,9 @@ class KubernetesFleet:
     `allow_other_changes`: Terraform's plan may touch more than the pins.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        client: Client | None = None,
-        allow_other_changes: bool = False,
-    ) -> None:
+    def __init__(self, settings: Settings, *, client: Client | None = None) -> None:
         self.settings = settings
-        self.allow_other_changes = allow_other_changes
+        self.allow_other_changes = False
         self.config_map = settings.config_map
         self.pins_file = settings.fleet.pins_file
         self.labels: dict[str, Any] = {DEPLOYMENT_LABEL: settings.deployment}
