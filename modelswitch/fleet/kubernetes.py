@@ -27,6 +27,7 @@ from modelswitch.errors import (
     ModelSwitchError,
     NotFound,
     PinsError,
+    PinsTooNew,
     UsageError,
 )
 from modelswitch.files import write_whole
@@ -151,8 +152,6 @@ class KubernetesFleet:
 
     def _standing(self) -> tuple[Pins | None, str | None]:
         """What stands, if it can be read, and the resourceVersion it was read at."""
-        from modelswitch.errors import PinsTooNew
-
         found = self._config_map(self.config_map)
         if found is None:
             return None, None
