@@ -7,6 +7,7 @@ ports.
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ load_s = 45
 prove_s = 30
 unload_s = 20
 """
+
+# Started in the background of a shell, Ctrl-C would be ignored here and in every child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a machine that is busy.
 hypothesis_settings.register_profile("modelswitch", deadline=None)
