@@ -273,9 +273,10 @@ async def test_the_transition_time_moves_when_the_status_does_and_outlives_the_a
 ) -> None:
     one, two = pod.slot("1"), pod.slot("2")
     await pod.put(pins_of(1, one, two))
-    async with pod.running():
+    async with pod.running() as agent:
         await pod.is_ready()
         first = await pod.condition(lambda found: found["status"] == "True")
+        await until(lambda: agent.report is not None and agent.report.is_warm(MODEL, two.label))
         await pod.put(pins_of(2, two, one))
         second = await pod.condition(lambda found: '"generation":2' in found["message"])
         assert second["lastTransitionTime"] == first["lastTransitionTime"]
