@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelswitch.archive.document import Document
 from modelswitch.archive.needs import lacking
-from modelswitch.archive.recipe import Recipe, parse_recipe
+from modelswitch.archive.recipe import Engine, Recipe, parse_recipe
 from modelswitch.archive.verify import verify
-from modelswitch.errors import ArchiveError, NotFound
+from modelswitch.errors import ArchiveError, NotFound, UsageError
 from modelswitch.line import Slot
 from modelswitch.registry import RECIPE_TAG, ModelVersion, Registry
 from modelswitch.reports import Environment
 from modelswitch.store import ArchiveStore, BuildKey
+
+if TYPE_CHECKING:
+    from modelswitch.archive.contest import Tried
+    from modelswitch.archive.engines.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,21 @@ class Builds:
         self.environments = environments
 
     def get(
-        self, version: ModelVersion, *, recipe: Mapping[str, Any] | None = None, golden: bool = True
+        self,
+        version: ModelVersion,
+        *,
+        recipe: Mapping[str, Any] | None = None,
+        golden: bool = True,
+        data: Path | None = None,
     ) -> Built:
-        """The archive of `version` by `recipe`, or by the recipe it was registered with."""
+        """The archive of `version` by `recipe`, or by the recipe it was registered with.
+
+        `data`: what int8 is calibrated with, an .npz file or a folder of pictures.
+        """
         wanted = self._recipe(version, recipe)
+        sample = _sample(data)
+        if sample is not None:
+            wanted = _calibrated(wanted, sample)
         key = self._key(version, wanted, golden=golden)
         digest = self.store.find_build(key)
         with tempfile.TemporaryDirectory(prefix="modelswitch-") as name:
@@ -63,9 +78,24 @@ class Builds:
                     document = verify(path, digest)
                 if document is not None:
                     self._refuse_lacking(version, document)
-                    slot = Slot(version.version, digest)
+                    slot = Slot(version.version, digest, device=document.recipe.device)
                     return Built(slot, document, path.stat().st_size, reused=True)
-            return self._build(version, wanted, key, folder, golden=golden)
+            return self._build(version, wanted, key, folder, golden=golden, sample=sample)
+
+    def contest(
+        self,
+        version: ModelVersion,
+        *,
+        recipe: Mapping[str, Any] | None = None,
+        engines: Sequence[Engine] = (),
+        data: Path | None = None,
+    ) -> Iterator[Tried]:
+        """Each engine tried on this machine (none named: all), nothing stored."""
+        from modelswitch.archive.contest import ENGINES, contest
+
+        wanted, sample = self._recipe(version, recipe), _sample(data)
+        with self._source(version) as source:
+            yield from contest(source, wanted, engines=engines or ENGINES, sample=sample)
 
     def find(
         self, version: ModelVersion, *, recipe: Mapping[str, Any] | None = None, golden: bool = True
@@ -75,21 +105,38 @@ class Builds:
         return self.store.find_build(self._key(version, wanted, golden=golden))
 
     def _build(
-        self, version: ModelVersion, recipe: Recipe, key: BuildKey, folder: Path, *, golden: bool
+        self,
+        version: ModelVersion,
+        recipe: Recipe,
+        key: BuildKey,
+        folder: Path,
+        *,
+        golden: bool,
+        sample: Sample | None,
     ) -> Built:
         from modelswitch.archive.build import build
 
         with self._source(version) as source:
             built = build(
-                source, recipe, folder, golden=golden, environments=self.environments.values()
+                source,
+                recipe,
+                folder,
+                golden=golden,
+                environments=self.environments.values(),
+                sample=sample,
             )
         self.store.put(built.path, built.digest)
         self.store.record_build(key, built.digest)
-        slot = Slot(version.version, built.digest)
+        slot = Slot(version.version, built.digest, device=built.document.recipe.device)
         return Built(slot, built.document, built.size_bytes, reused=False)
 
-    def check(self, version: ModelVersion, slot: Slot | None) -> list[str]:
-        """Build again what `slot`, else the version's recipe, gave; what differs, if anything."""
+    def check(
+        self, version: ModelVersion, slot: Slot | None, data: Path | None = None
+    ) -> list[str]:
+        """Build again what `slot`, else the version's recipe, gave; what differs, if anything.
+
+        `data` as for `get`, where that was calibrated with some.
+        """
         from modelswitch.archive.build import check
 
         digest = slot.digest if slot else None
@@ -104,7 +151,7 @@ class Builds:
             path = Path(name) / (digest.removeprefix("sha256:") + ".mar")
             self.store.fetch(digest, path)
             verify(path, digest)
-            return check(path, s)
+            return check(path, s, _sample(data))
 
     def _recipe(self, version: ModelVersion, recipe: Mapping[str, Any] | None) -> Recipe:
         tag = version.tags.get(RECIPE_TAG)
@@ -145,3 +192,23 @@ class Builds:
                 source=version.source,
                 folder=folder,
             )
+
+
+def _sample(data: Path | None) -> Sample | None:
+    from modelswitch.archive.engines.sample import read_sample
+
+    return read_sample(data) if data is not None else None
+
+
+def _calibrated(recipe: Recipe, sample: Sample) -> Recipe:
+    if recipe.engine != "int8":
+        raise UsageError(
+            f"data is what int8 is calibrated with, and the engine is {recipe.engine}",
+            next='engine = "int8" in the recipe',
+        )
+    if recipe.calibration not in (None, sample.digest):
+        raise UsageError(
+            f"the recipe's calibration is {recipe.calibration}, this data is {sample.digest}",
+            next="the other data, or a recipe without calibration",
+        )
+    return recipe.model_copy(update={"calibration": sample.digest})

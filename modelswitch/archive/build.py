@@ -1,39 +1,36 @@
 """Build an archive from a model version, and check that one can be built again.
 
-MLflow and torch are imported here, when a golden answer is asked for: it is MLflow's own predict
-that says what is right. Nothing here talks to the registry or the store.
+It is MLflow's own predict that says what is right (`reference`), and what an engine makes of a
+model is proved against that before the archive is anybody's. Nothing here talks to the registry
+or the store.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from modelswitch import handlers
+from modelswitch.archive import engines
 from modelswitch.archive.document import Document, Identity
-from modelswitch.archive.golden import Golden, compare, kind_of, outline
+from modelswitch.archive.engines.sample import Sample
+from modelswitch.archive.golden import Golden, compare
 from modelswitch.archive.needs import lacking, used_by
+from modelswitch.archive.pictures import PictureReference, resolved
+from modelswitch.archive.proof import prove
 from modelswitch.archive.recipe import Recipe
+from modelswitch.archive.reference import Reference
+from modelswitch.archive.reference import golden as golden_of
 from modelswitch.archive.source import Found, VersionSource, inspect
 from modelswitch.archive.verify import verify
 from modelswitch.archive.writer import write
 from modelswitch.effects import effect
 from modelswitch.errors import ArchiveError
-from modelswitch.garbage import uncollected
 from modelswitch.line import label_of
 from modelswitch.refs import check_name
 from modelswitch.reports import Environment
-
-# Sent with every proof, on every server: larger examples are cut to one row.
-GOLDEN_BYTES = 1 << 20
 
 __all__ = ["Built", "VersionSource", "build", "check"]
 
@@ -55,42 +52,86 @@ def build(
     out_dir: Path,
     *,
     golden: bool = True,
-    environments: Iterable[Environment] = (),
+    environments: Collection[Environment] = (),
+    sample: Sample | None = None,
+    proves: bool = True,
 ) -> Built:
     """Build `source` by `recipe` into `out_dir/<64 hex>.mar`, from where the store takes it.
 
-    `environments` are those of the workers that shall serve it. Raises ArchiveError, with what
-    to do, for a version that cannot be served, proved or carried by those workers.
+    `environments` are those of the workers that shall serve it; `sample` is what int8 is
+    calibrated with, of which the recipe has the digest. `proves` False: whoever asks proves it.
+    Raises ArchiveError, with what to do, for a version that cannot be served, proved or carried
+    by those workers.
     """
-    found = inspect(source, golden=golden)
+    _check_sample(source, recipe, sample)
+    wanted = recipe
+    if recipe.engine != "eager" and not golden:
+        raise ArchiveError(
+            f"{source}: the engine {recipe.engine} is proved by a golden request before it is "
+            "archived",
+            next='build it without --no-golden, or with engine = "eager" in the recipe',
+        )
+    found, recipe = _found(source, recipe, golden=golden)
     requirements = _requirements(found, recipe)
     _check_environments(source, requirements, environments)
-    with effect("archive.golden", model=source.model, version=source.version):
-        answer = _golden(source, found, recipe) if golden else None
-    return _build(source, found, recipe, requirements, answer, out_dir)
+    answer, reference = None, None
+    if golden:
+        with effect("archive.golden", model=source.model, version=source.version):
+            reference = Reference(str(source), str(source.folder))
+            answer = _golden(reference, found, recipe)
+    built = _build(source, found, recipe, requirements, answer, out_dir, reference, sample)
+    # What runs it is not what MLflow asked: another engine, an array for a frame, another class.
+    is_other = (
+        recipe.engine != "eager"
+        or recipe.image is not None
+        or recipe.handler in ("onnx", "sklearn")
+        or recipe.module is not None
+    )
+    if proves and answer is not None and is_other:
+        try:
+            with effect("archive.prove", model=source.model, version=source.version):
+                prove(str(source), built.path, built.document)
+        except ArchiveError as error:
+            built.path.unlink()
+            if recipe.handler != "sklearn":
+                raise
+            if wanted.handler != "auto":
+                what = 'handler = "auto" in the recipe takes pyfunc for it, with pandas'
+                raise ArchiveError(str(error), next=what) from error
+            # A pipeline that picks its columns by name needs a DataFrame, not an array.
+            by_pandas = wanted.resolved("pyfunc")
+            return build(source, by_pandas, out_dir, environments=environments)
+    return built
 
 
-def check(existing: Path, source: VersionSource) -> list[str]:
+def check(existing: Path, source: VersionSource, sample: Sample | None = None) -> list[str]:
     """Build `source` again by the recipe of the archive at `existing`; what differs, if anything.
 
     The recorded golden answer is used again, so that bytes can agree across machines, once
-    MLflow has confirmed it within its tolerance.
+    MLflow has confirmed it within its tolerance. What was compiled never has the same bytes:
+    of that only the answer is looked at. `sample` as for `build`.
     """
     document = verify(existing)
     recipe, recorded = document.recipe, document.golden
-    if recipe.handler_release != handlers.release(recipe.handler):
+    release = handlers.release(recipe.handler, recipe.engine)
+    if recipe.handler_release != release:
         return [
-            f"the {recipe.handler} handler is of release {handlers.release(recipe.handler)} "
-            f"here, the archive's is {recipe.handler_release}"
+            f"the {recipe.handler} handler is of release {release} here, the archive's is "
+            f"{recipe.handler_release}"
         ]
-    found = inspect(source, golden=False)
+    found, _ = _found(source, recipe, golden=False)
+    reference = Reference(str(source), str(source.folder)) if recorded else None
     differences = []
-    if recorded is not None:
-        answer = _predictor(source)(recorded.request)
+    if recorded is not None and reference is not None:
+        answer = _answers(reference, recipe).answer(recorded.request)
         if why := compare(recorded, answer):
             differences.append(f"MLflow answers the golden request otherwise: {why}")
+    if recipe.engine not in engines.REPEATABLE:
+        return differences
+    _check_sample(source, recipe, sample)
     with tempfile.TemporaryDirectory(prefix="modelswitch-") as folder:
-        again = _build(source, found, recipe, _requirements(found, recipe), recorded, Path(folder))
+        requirements, out = _requirements(found, recipe), Path(folder)
+        again = _build(source, found, recipe, requirements, recorded, out, reference, sample)
         if again.document != document:
             differences += _between(document, again.document)
         elif not _same_bytes(again.path, existing):
@@ -105,13 +146,9 @@ def _build(
     requirements: tuple[str, ...],
     golden: Golden | None,
     out_dir: Path,
+    reference: Reference | None,
+    sample: Sample | None,
 ) -> Built:
-    if recipe.handler_release != handlers.release(recipe.handler):
-        raise ArchiveError(
-            f"{source}: its recipe asks for release {recipe.handler_release} of the "
-            f"{recipe.handler} handler, this installation has {handlers.release(recipe.handler)}",
-            next="leave handler_release out of the recipe to take what is installed",
-        )
     draft = Document(
         schema=1,
         identity=Identity(
@@ -123,23 +160,94 @@ def _build(
         signature=found.signature,
         recipe=recipe,
         requirements=requirements,
+        runs_code=found.parts.runs_code,
         golden=golden,
         entries={},
     )
-    entries: dict[str, Path | bytes] = {
-        **handlers.files(recipe.handler),
-        found.entry: found.weights,
-    }
-    written = write(out_dir, draft, entries, durable=False)
+    entries: dict[str, Path | bytes] = {**handlers.files(recipe.handler, recipe.engine)}
+    with tempfile.TemporaryDirectory(prefix="modelswitch-") as folder:
+        if recipe.engine == "eager" or reference is None:
+            entries |= found.parts.entries
+        else:
+            facts = {"model": source.model, "version": source.version, "engine": recipe.engine}
+            with effect("archive.convert", **facts):
+                entries |= engines.convert(
+                    engines.Work(
+                        reference=reference,
+                        parts=found.parts,
+                        recipe=recipe,
+                        signature=found.signature,
+                        example=found.example,
+                        folder=Path(folder),
+                        sample=sample,
+                    )
+                )
+        written = write(out_dir, draft, entries, durable=False)
     label = label_of(source.version, written.digest)
     return Built(written.path, written.digest, label, written.size_bytes, written.document)
 
 
+def _check_sample(source: VersionSource, recipe: Recipe, sample: Sample | None) -> None:
+    digest = sample.digest if sample else None
+    if recipe.engine == "int8" and digest != recipe.calibration:
+        wanted = recipe.calibration or "its input example"
+        raise ArchiveError(
+            f"{source}: its recipe's calibration is {wanted}, and {digest or 'no data'} is at hand",
+            next=f"modelswitch build {source} --recipe FILE --data THE_SAMPLE, once: then it is "
+            "kept",
+        )
+
+
+def _found(source: VersionSource, recipe: Recipe, *, golden: bool) -> tuple[Found, Recipe]:
+    """The version's parts and its recipe, by the handler and the engine that they lead to.
+
+    Raises ArchiveError for a release that is not installed.
+    """
+    found = inspect(source, recipe, golden=golden)
+    if recipe.handler == "auto" and found.parts.handler == "sklearn" and not golden:
+        # Nothing could show that it takes an array for its DataFrame.
+        recipe = recipe.resolved("pyfunc")
+        found = inspect(source, recipe, golden=golden)
+    release = handlers.release(recipe.handler, recipe.engine)
+    if recipe.handler_release != release:
+        raise ArchiveError(
+            f"{source}: its recipe asks for release {recipe.handler_release} of the "
+            f"{recipe.handler} handler, this installation has {release}",
+            next="leave handler_release out of the recipe to take what is installed",
+        )
+    if recipe.engine != "eager" and found.example is None:
+        raise ArchiveError(
+            f"{source} has no input example, which the engine {recipe.engine} is made and "
+            "proved with",
+            next='log the model with input_example=…, or engine = "eager" in the recipe',
+        )
+    recipe = recipe.resolved(found.parts.handler)
+    if recipe.image is not None:
+        if recipe.handler not in ("torch", "onnx"):
+            raise ArchiveError(
+                f"{source} is served by the {recipe.handler} handler, which takes no images",
+                next='input = "json" in the recipe, or log a torch or ONNX model',
+            )
+        image = resolved(recipe.image, str(source))
+        recipe = recipe.model_copy(update={"image": image})
+    parts = engines.parts_for(str(source), found.parts, recipe)
+    return replace(found, parts=parts), recipe
+
+
 def _requirements(found: Found, recipe: Recipe) -> tuple[str, ...]:
-    # A local part such as +cu130 says how torch was built, not what it understands.
-    torch_version = found.torch_version.partition("+")[0]
-    pinned = {"torch": torch_version} if torch_version else {}
-    return used_by(recipe.handler, found.requirements, pinned)
+    lines = used_by(found.requirements, found.parts.needs, found.parts.pinned)
+    return (*lines, "pillow") if recipe.input == "image" else lines
+
+
+def _answers(reference: Reference, recipe: Recipe) -> Reference | PictureReference:
+    return PictureReference(reference, recipe.image) if recipe.image else reference
+
+
+def _golden(reference: Reference, found: Found, recipe: Recipe) -> Golden:
+    answers, example = _answers(reference, recipe), found.example
+    if isinstance(answers, PictureReference):
+        example = answers.request(example)
+    return golden_of(reference.name, answers, example, recipe)
 
 
 def _check_environments(
@@ -152,85 +260,6 @@ def _check_environments(
                 + "; ".join(lacks),
                 next="run that on the workers' environment, restart them, then build again",
             )
-
-
-def _golden(source: VersionSource, found: Found, recipe: Recipe) -> Golden:
-    """The example, or its first row if that is too large, answered twice by MLflow's predict."""
-    predict = _predictor(source)
-    for request in (found.example, _first_row(found.example)):
-        if _is_large(request):
-            continue
-        first = predict(request)
-        if not _is_large(first):
-            break
-    else:
-        raise ArchiveError(
-            f"{source}: one row of its input example, or the answer to it, is more than "
-            f"{GOLDEN_BYTES:,} bytes of JSON, too much to be sent with every proof",
-            next="log a smaller input example, or build with --no-golden",
-        )
-    kind = kind_of(first, predict(request), topk=recipe.topk)
-    return Golden(
-        kind=kind,
-        request=request,
-        expected=outline(first) if kind == "schema" else first,
-        k=recipe.topk if kind == "topk" else None,
-    )
-
-
-def _is_large(body: Any) -> bool:
-    return len(json.dumps(body)) > GOLDEN_BYTES
-
-
-def _first_row(value: Any) -> Any:
-    if isinstance(value, list):
-        return value[:1]
-    if isinstance(value, dict):  # a body, dataframe_split, or named inputs
-        return {key: item if key == "columns" else _first_row(item) for key, item in value.items()}
-    return value
-
-
-def _predictor(source: VersionSource) -> Callable[[Any], Any]:
-    """MLflow's predict on JSON, as `mlflow models serve` would answer; loads the model."""
-    with _as_archive_error(source, "MLflow cannot load it"), uncollected():
-        from mlflow import pyfunc
-        from mlflow.pyfunc.scoring_server import infer_and_parse_data, predictions_to_json
-
-        model = pyfunc.load_model(str(source.folder))
-        schema = model.metadata.get_input_schema()
-
-    def predict(request: Any) -> Any:
-        with _as_archive_error(source, "MLflow's own predict cannot answer its input example"):
-            answer = io.StringIO()
-            predictions_to_json(model.predict(infer_and_parse_data(request, schema)), answer)
-        # What a worker answers is strict JSON: null stands for NaN and the infinities.
-        return json.loads(answer.getvalue(), parse_constant=lambda _: None)
-
-    return predict
-
-
-@contextmanager
-def _as_archive_error(source: VersionSource, what: str) -> Iterator[None]:
-    talk = logging.getLogger("mlflow")
-    level = talk.level
-    try:
-        with warnings.catch_warnings():
-            # Of versions that differ and formats that age: it is `needs` that judges these.
-            warnings.simplefilter("ignore")
-            talk.setLevel(logging.ERROR)
-            yield
-    except ImportError as error:
-        raise ArchiveError(
-            f"{source}: {what}: {error}", next='pip install "modelswitch[local]"'
-        ) from error
-    except Exception as error:  # a model may raise anything
-        raise ArchiveError(
-            f"{source}: {what}: {type(error).__name__}: {error}",
-            next="try it with mlflow.models.predict, mend and log it again; "
-            "or build with --no-golden",
-        ) from error
-    finally:
-        talk.setLevel(level)
 
 
 def _between(old: Document, new: Document) -> list[str]:

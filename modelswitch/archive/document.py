@@ -23,8 +23,9 @@ SCHEMA = 1
 MAX_BYTES = 16 << 20  # a golden request is most of it, and every proof sends that
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-# Flat, and nothing that a file system could take for something else.
-ENTRY_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,126}$"
+# Nothing that a file system could take for something else, and no way out of the folder.
+_PART = r"[A-Za-z0-9_]([A-Za-z0-9_.+=@-]{0,125}[A-Za-z0-9_+=@-])?"
+ENTRY_NAME = rf"^{_PART}(/{_PART}){{0,15}}$"
 
 
 class _Strict(BaseModel):
@@ -41,10 +42,11 @@ class Identity(_Strict):
 
 
 class Signature(_Strict):
-    """MLflow's schemas, as JSON: what goes in, what comes out."""
+    """MLflow's schemas, as JSON: what goes in, what comes out, what may go along."""
 
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]] | None = None
+    params: list[dict[str, Any]] | None = None
 
 
 class Entry(_Strict):
@@ -53,13 +55,17 @@ class Entry(_Strict):
 
 
 class Document(_Strict):
-    """The whole document. `requirements`: what a worker must have for it, pip's syntax."""
+    """The whole document. `requirements`: what a worker must have for it, pip's syntax.
+
+    `runs_code`: loading the model runs code that came with it, a pickle's or a Python file's.
+    """
 
     schema_: Literal[1] = Field(1, alias="schema")
     identity: Identity
     signature: Signature
     recipe: Recipe
     requirements: tuple[str, ...] = ()
+    runs_code: bool = False
     golden: Golden | None
     entries: dict[Annotated[str, Field(pattern=ENTRY_NAME)], Entry]
 
@@ -106,9 +112,18 @@ def parse(text: bytes, *, source: str) -> Document:
 
 def check_entries(names: dict[str, Any], *, source: str) -> None:
     """Refuse names that lead elsewhere, stand for our own, or are one on some file systems."""
+    folded: dict[str, str] = {DOCUMENT: DOCUMENT, "mar-inf": "MAR-INF"}
     for name in names:
         if not re.fullmatch(ENTRY_NAME, name):
-            raise ArchiveError(f"{source}: {name!r} cannot be the name of an entry")
-    folded = {name.casefold() for name in names} | {DOCUMENT, "mar-inf"}
-    if len(folded) != len(names) + 2:
-        raise ArchiveError(f"{source}: two entries share a name, or one is called {DOCUMENT}")
+            raise ArchiveError(
+                f"{source}: {name!r} cannot be the name of an entry",
+                next="rename the file: letters of ASCII, digits and _ . + = @ - do, and folders",
+            )
+        other = folded.setdefault(name.casefold(), name)
+        if other is not name:
+            raise ArchiveError(f"{source}: the entries {other} and {name} share a name")
+    for name in names:
+        parts = name.casefold().split("/")
+        above = ("/".join(parts[:i]) for i in range(1, len(parts)))
+        if other := next((folded[place] for place in above if place in folded), ""):
+            raise ArchiveError(f"{source}: the entry {name} has {other} for a folder")

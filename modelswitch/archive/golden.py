@@ -80,8 +80,10 @@ def _differ(expected: Any, got: Any, at: str, golden: Golden) -> str | None:
             return f"got {_short(got)}, expected a list{_where(at)}"
         if len(expected) != len(got):
             return f"got {len(got)} items, expected {len(expected)}{_where(at)}"
-        if golden.kind == "topk" and golden.k and _is_scores(expected) and _is_scores(got):
-            best, found = _best(expected, golden.k), _best(got, golden.k)
+        best, found = (
+            _best(v, golden.k) if golden.kind == "topk" else None for v in (expected, got)
+        )
+        if best is not None and found is not None:
             return None if best == found else f"got {found}, expected {best} as best{_where(at)}"
         pairs = ((f"{at}[{i}]", e, g) for i, (e, g) in enumerate(zip(expected, got, strict=True)))
     else:
@@ -98,13 +100,16 @@ def _equal(expected: Any, got: Any, golden: Golden) -> bool:
     return type(expected) is type(got) and bool(expected == got)
 
 
-def _best(scores: list[Any], k: int) -> list[int]:
-    """Places of the k largest, best first; of equal ones the earlier."""
-    return sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
-
-
-def _is_scores(values: list[Any]) -> bool:
-    return bool(values) and all(isinstance(v, float) for v in values)
+def _best(values: list[Any], k: int | None) -> list[Any] | None:
+    """Places of the k largest numbers, best first, of equal ones the earlier; the first k labels
+    of an image's answer, which stand in that order; None for anything else."""
+    if not values or not k:
+        return None
+    if all(isinstance(v, float) for v in values):
+        return sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
+    if all(isinstance(v, dict) and v.keys() == {"label", "score"} for v in values):
+        return [v["label"] for v in values][:k]
+    return None
 
 
 def _is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from modelswitch.handlers import entry_point
 
 ARCHIVER_VERSION = "0.12.0"  # whose format this is
 CREATED_ON = "01/01/1980 00:00:00"  # fixed: a date would make every build another archive
-_WEIGHTS = ("model.pt2", "model.pt")
+_WEIGHTS = ("model.pt2", "model.pt", "model.onnx")
 
 
 def manifest_of(document: Document, digest: str) -> bytes:
@@ -22,7 +22,7 @@ def manifest_of(document: Document, digest: str) -> bytes:
     return encode(
         name=document.identity.model,
         version=document.label(digest),
-        handler=entry_point(document.recipe.handler),
+        handler=entry_point(document.recipe.handler, document.recipe.engine),
         weights=weights,
     )
 

@@ -1,28 +1,17 @@
-"""A model version as MLflow wrote it into a folder: what it is, and whether it can be served.
-
-Reads MLmodel and the files it names; loads nothing and unpickles nothing.
-"""
+"""A model version as MLflow wrote it into a folder: what it is, and whether it can be served."""
 
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelswitch.archive import flavors
 from modelswitch.archive.document import Signature
+from modelswitch.archive.flavors.parts import LOG_AGAIN, Parts, VersionFolder
+from modelswitch.archive.recipe import Recipe
 from modelswitch.errors import ArchiveError
-
-_LOG_AGAIN = "log the model again and register that run's model; this version can go"
-_LOG_PT2 = (
-    "log it with mlflow.pytorch.log_model(model, name='model', input_example=x, "
-    "signature=infer_signature(x, y)), x a numpy array: MLflow 3 then writes a .pt2"
-)
-_LOG_SCRIPT = (
-    "or torch.jit.script(model) with serialization_format='pickle', which MLflow writes as "
-    "TorchScript"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +30,23 @@ class VersionSource:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the folder holds: the weights, the name they take in the archive, what it asks for."""
+    """What the folder holds: the parts of an archive, and what was written down about it."""
 
-    weights: Path
-    entry: str
+    parts: Parts
     signature: Signature
     example: Any | None
     requirements: tuple[str, ...]
-    torch_version: str
 
 
-def inspect(source: VersionSource, *, golden: bool) -> Found:
+def inspect(source: VersionSource, recipe: Recipe, *, golden: bool) -> Found:
     """Raises ArchiveError, with what to do, for a version that cannot be served as it is.
 
     `golden`: whether an input example is asked for.
     """
     mlmodel = _mlmodel(source)
-    weights, entry, torch_version = _weights(source, mlmodel)
-    signature = _signature(source, mlmodel)
-    example = _example(source, mlmodel)
+    version = VersionFolder(str(source), source.folder, mlmodel, _signature(source, mlmodel))
+    parts = flavors.find(version, recipe)
+    example = _example(version)
     if example is None and golden:
         raise ArchiveError(
             f"{source} has no input example that MLflow can serve, so nothing could prove that "
@@ -68,7 +55,7 @@ def inspect(source: VersionSource, *, golden: bool) -> Found:
         )
     requirements = source.folder / "requirements.txt"
     lines = requirements.read_text(encoding="utf-8").splitlines() if requirements.exists() else []
-    return Found(weights, entry, signature, example, tuple(lines), torch_version)
+    return Found(parts, version.signature, example, tuple(lines))
 
 
 def _mlmodel(source: VersionSource) -> dict[str, Any]:
@@ -80,7 +67,7 @@ def _mlmodel(source: VersionSource) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArchiveError(
             f"{source} has no artifact: there is no MLmodel file at {source.source}",
-            next=_LOG_AGAIN,
+            next=LOG_AGAIN,
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise _torn(source, f"its MLmodel file cannot be read: {error}") from error
@@ -90,54 +77,7 @@ def _mlmodel(source: VersionSource) -> dict[str, Any]:
 
 
 def _torn(source: VersionSource, what: str) -> ArchiveError:
-    return ArchiveError(f"{source}: {what}", next=_LOG_AGAIN)
-
-
-def _inside(source: VersionSource, name: str) -> Path:
-    """A path that MLmodel names, which must not lead out of the version's folder."""
-    path = source.folder / name
-    if not path.resolve().is_relative_to(source.folder.resolve()):
-        raise _torn(source, f"its MLmodel file names {name}, which lies outside of it")
-    return path
-
-
-def _weights(source: VersionSource, mlmodel: dict[str, Any]) -> tuple[Path, str, str]:
-    """The model's file, told from its content: MLflow names TorchScript and pickles alike."""
-    flavor = mlmodel["flavors"].get("pytorch")
-    if not isinstance(flavor, dict):
-        names = ", ".join(name for name in mlmodel["flavors"] if name != "python_function")
-        raise ArchiveError(
-            f"{source} is of the flavor {names or 'python_function'}, which is not served yet: "
-            "so far torch models are, as .pt2 or TorchScript",
-            next=_LOG_PT2,
-        )
-    folder = _inside(source, str(flavor.get("model_data", "data")))
-    torch_version = str(flavor.get("pytorch_version", ""))
-    exported, saved = folder / "model.pt2", folder / "model.pth"
-    if exported.is_file():
-        return exported, "model.pt2", torch_version
-    if not saved.is_file():
-        raise ArchiveError(
-            f"{source} has no artifact: {folder.name} holds neither model.pt2 nor model.pth",
-            next=_LOG_AGAIN,
-        )
-    if not _is_torchscript(saved):
-        raise ArchiveError(
-            f"{source} is a pickled module (data/model.pth): loading it runs whatever code is "
-            "in it, and needs the class it was made of; it is not served",
-            next=f"{_LOG_PT2}; {_LOG_SCRIPT}",
-        )
-    return saved, "model.pt", torch_version
-
-
-def _is_torchscript(path: Path) -> bool:
-    """TorchScript carries its code and constants beside its data; a pickle has data alone."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            tops = {name.partition("/")[2] for name in file.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return "constants.pkl" in tops and any(name.startswith("code/") for name in tops)
+    return ArchiveError(f"{source}: {what}", next=LOG_AGAIN)
 
 
 def _signature(source: VersionSource, mlmodel: dict[str, Any]) -> Signature:
@@ -147,39 +87,22 @@ def _signature(source: VersionSource, mlmodel: dict[str, Any]) -> Signature:
             f"{source} has no signature, so no request to it could be checked",
             next="log the model with signature=mlflow.models.infer_signature(x, y)",
         )
-    if found.get("params"):
-        raise ArchiveError(
-            f"{source}: its signature has params, which torch models are not given yet",
-            next="log the model without params in its signature",
-        )
     try:
-        outputs = json.loads(found["outputs"]) if found.get("outputs") else None
-        signature = Signature(inputs=json.loads(found["inputs"]), outputs=outputs)
-        unfit = [spec for spec in signature.inputs if not _is_number(spec)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise _torn(source, f"its signature cannot be read: {error}") from error
-    if unfit:
-        raise ArchiveError(
-            f"{source}: its signature has inputs that are no numbers: {json.dumps(unfit[0])}",
-            next="torch models take tensors and number columns: encode the rest before the model",
+        outputs, params = (
+            json.loads(found[key]) if found.get(key) else None for key in ("outputs", "params")
         )
-    return signature
+        return Signature(inputs=json.loads(found["inputs"]), outputs=outputs, params=params)
+    except (ValueError, TypeError) as error:
+        raise _torn(source, f"its signature cannot be read: {error}") from error
 
 
-def _is_number(spec: dict[str, Any]) -> bool:
-    """What `modelswitch_tensors` reads: numeric tensors and columns."""
-    if spec["type"] == "tensor":
-        return str(spec["tensor-spec"]["dtype"]).startswith(("float", "int", "uint", "bool"))
-    return spec["type"] in ("boolean", "integer", "long", "float", "double")
-
-
-def _example(source: VersionSource, mlmodel: dict[str, Any]) -> Any | None:
+def _example(version: VersionFolder) -> Any | None:
     """The serving input example, a whole JSON body."""
-    info = mlmodel.get("saved_input_example_info") or {}
-    path = _inside(source, str(info.get("serving_input_path", "serving_input_example.json")))
+    info = version.mlmodel.get("saved_input_example_info") or {}
+    path = version.inside(str(info.get("serving_input_path", "serving_input_example.json")))
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise _torn(source, f"its {path.name} is not JSON: {error}") from error
+        raise version.torn(f"its {path.name} is not JSON: {error}") from error

@@ -1,25 +1,36 @@
 """From a request's JSON to arrays that fit the model's signature, or to what does not fit.
 
-MLflow's four forms are taken: `inputs`, `instances`, `dataframe_split`, `dataframe_records`.
-The check is our own and quick, since MLflow's costs more than most models.
+The check is our own and quick, since MLflow's costs more than most models. One array may come as
+it is too: as `.npy`, or as bare bytes whose dtype and shape stand in headers.
 """
 
 from __future__ import annotations
 
+import io
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from modelswitch.handlers.modelswitch_protocol import Invalid
+    from modelswitch.handlers.modelswitch_forms import (
+        chosen,
+        names_of,
+        parsed,
+        refuse_missing,
+        transposed,
+    )
+    from modelswitch.handlers.modelswitch_protocol import NPY, Invalid, Request
 else:
-    from modelswitch_protocol import Invalid
+    from modelswitch_forms import chosen, names_of, parsed, refuse_missing, transposed
+    from modelswitch_protocol import NPY, Invalid, Request
 
-FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
+DTYPE_HEADER, SHAPE_HEADER = "X-Tensor-Dtype", "X-Tensor-Shape"
 
 # MLflow's column types that are numbers, and numpy's names for them.
-_COLUMN_TYPES = {
+COLUMN_TYPES = {
     "boolean": "bool",
     "integer": "int32",
     "long": "int64",
@@ -32,22 +43,30 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Spec:
-    """One input: its name (None for a bare tensor), dtype and shape, -1 for any length."""
+    """One input: its name (None for a bare tensor), dtype and shape, -1 for any length.
+
+    `nullable`: null, which JSON has for NaN, may stand where a fraction would.
+    """
 
     name: str | None
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    nullable: bool = False
 
     def read(self, value: Any) -> Array:
         """The array in `value` (nested lists); raises Invalid with what was expected and found."""
         try:
             found = np.asarray(value)
         except OverflowError:
-            raise self._wrong("holds a number too large for it", "too large") from None
+            raise self.wrong("holds a number too large for it", "too large") from None
         except ValueError:
-            raise self._wrong("holds lists of different lengths or depths", "ragged") from None
+            raise self.wrong("holds lists of different lengths or depths", "ragged") from None
         if not self.fits(found.shape):
-            raise self._wrong(f"has shape {_shape(found.shape)}", list(found.shape))
+            raise self.wrong(f"has shape {_shape(found.shape)}", list(found.shape))
+        if found.shape and not found.shape[0]:
+            raise self.wrong("holds no rows", list(found.shape))
+        if found.dtype.hasobject and self.nullable:
+            found = _with_nan(found)
         return self._cast(found)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
@@ -57,8 +76,8 @@ class Spec:
 
     def _cast(self, found: Array) -> Array:
         kind, wanted = found.dtype.kind, self.dtype.kind
-        if kind == "f" and not np.isfinite(found).all():
-            raise self._wrong("holds NaN or an infinity, which JSON does not have", "NaN")
+        if kind == "f" and not self._is_finite(found):
+            raise self.wrong("holds NaN or an infinity, which it does not take", "NaN")
         if wanted == "b":
             fine = kind == "b"
         elif wanted == "f":
@@ -74,15 +93,25 @@ class Spec:
                 fine = low <= found.min() and found.max() <= high
         if not fine:
             out = " out of its range" if kind in "iu" and wanted in "iu" else ""
-            raise self._wrong(f"holds {_kind(found)}{out}", _kind(found))
+            raise self.wrong(f"holds {_kind(found)}{out}", _kind(found))
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(found, dtype=self.dtype)
-        if wanted == "f" and not np.isfinite(array).all():
-            raise self._wrong("holds a number too large for it", "too large")
+        if wanted == "f" and not self._is_finite(array):
+            raise self.wrong("holds a number too large for it", "too large")
         # ascontiguousarray makes at least one dimension, a bare number has none
         return array.reshape(found.shape)
 
-    def _wrong(self, what: str, found: Any) -> Invalid:
+    def _is_finite(self, array: Array) -> bool:
+        """Whether no number is an infinity, nor NaN where that may not be."""
+        if self.nullable:
+            return not np.isinf(array).any()
+        return bool(np.isfinite(array).all())
+
+    @property
+    def text(self) -> str:
+        return f"{self.dtype}, {_shape(self.shape)}"
+
+    def wrong(self, what: str, found: Any) -> Invalid:
         name = f"the input {self.name!r}" if self.name else "the input"
         return Invalid(
             422,
@@ -94,25 +123,31 @@ class Spec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A model's inputs. `is_table`: named or numbered columns of one float32 matrix."""
+    """A model's inputs. `is_table`: columns of one matrix, which has the dtype `table_dtype`."""
 
     specs: tuple[Spec, ...]
     is_table: bool
+    table_dtype: np.dtype[Any] = np.dtype(np.float32)  # noqa: RUF009 - a dtype never changes
 
     @classmethod
-    def of(cls, inputs: list[dict[str, Any]]) -> Signature:
-        """From MLflow's schema as JSON; raises ValueError on what is no number."""
+    def of(
+        cls, inputs: list[dict[str, Any]], table_dtype: Any = None, *, nullable: bool = False
+    ) -> Signature:
+        """From MLflow's schema as JSON; raises ValueError on what is no number.
+
+        `table_dtype` None: the one that holds every column, as pandas chooses it. `nullable`:
+        whether null may stand in fractions.
+        """
         tensors = [spec for spec in inputs if spec["type"] == "tensor"]
         if len(tensors) == len(inputs) and tensors:
-            return cls(tuple(_tensor(spec) for spec in inputs), False)
-        unfit = [spec for spec in inputs if spec["type"] not in _COLUMN_TYPES]
+            return cls(tuple(_tensor(spec, nullable) for spec in inputs), False)
+        unfit = [spec for spec in inputs if spec["type"] not in COLUMN_TYPES]
         if unfit or not inputs:
             kinds = ", ".join(sorted({str(spec["type"]) for spec in unfit})) or "no inputs"
             raise ValueError(f"the signature has {kinds}: only tensors and number columns are read")
-        columns = (
-            Spec(spec.get("name"), np.dtype(_COLUMN_TYPES[spec["type"]]), (-1,)) for spec in inputs
-        )
-        return cls(tuple(columns), True)
+        columns = tuple(column(spec, nullable=nullable) for spec in inputs)
+        common = np.result_type(*(column.dtype for column in columns))
+        return cls(columns, True, np.dtype(table_dtype or common))
 
     def narrowed(self, index: int, shape: tuple[int, ...]) -> Signature:
         """With the lengths the model itself fixes in `shape` (-1: none) for one input."""
@@ -125,20 +160,23 @@ class Signature:
         narrow = replace(spec, shape=tuple(s if m == -1 else m for s, m in pairs))
         return replace(self, specs=(*self.specs[:index], narrow, *self.specs[index + 1 :]))
 
-    def read(self, body: dict[str, Any]) -> list[Array]:
+    def read(self, request: Request) -> list[Array]:
         """The model's arrays, in the signature's order; raises Invalid."""
-        form, value = _form(body)
-        if form == "dataframe_split":
-            value = _from_split(value)
-        elif form == "dataframe_records":
-            if not _is_rows(value):
-                raise Invalid(422, "dataframe_records is not a list of objects")
-            value = _from_rows(value)
-        elif form == "instances" and _is_rows(value):
-            value = _from_rows(value)
+        arrays, params = self.read_with_params(request)
+        if params:
+            raise Invalid(422, f"this model takes no params; found {sorted(params)[:10]}")
+        return arrays
+
+    def read_with_params(self, request: Request) -> tuple[list[Array], dict[str, Any]]:
+        if request.is_binary:
+            return [self._binary(_array(request))], {}
+        form, value, params = parsed(request.body)
+        return self._arrays(form, value), params
+
+    def _arrays(self, form: str, value: Any) -> list[Array]:
         is_frame = form.startswith("dataframe")
         if self.is_table:
-            return [self._table(value)]
+            return [self.table(value)]
         if self.specs[0].name is None:
             return [self._bare(value, is_frame)]
         if not isinstance(value, dict):
@@ -147,6 +185,17 @@ class Signature:
             value = {self.specs[0].name: value}
         fold = _unflattened if is_frame else lambda cells, _: cells
         return [spec.read(fold(value[name], spec.shape)) for name, spec in self._named(value)]
+
+    def _binary(self, array: Array) -> Array:
+        if not self.is_table:
+            if len(self.specs) > 1:
+                raise Invalid(415, f"the model takes {len(self.specs)} inputs: {self._names}")
+            return self.specs[0].read(array)
+        if array.ndim != 2 or array.shape[1] != len(self.specs):
+            found = f"an array of shape {_shape(array.shape)}"
+            raise Invalid(422, f"{found} came; expected one column for each of {self._names}")
+        columns = [spec.read(array[:, i]) for i, spec in enumerate(self.specs)]
+        return np.stack(columns, axis=1).astype(self.table_dtype)
 
     def _bare(self, value: Any, is_frame: bool) -> Array:
         spec = self.specs[0]
@@ -157,84 +206,74 @@ class Signature:
         columns = list(value.values())
         if len(columns) == 1:  # a column whose cells are whole, perhaps flattened, tensors
             return spec.read(_unflattened(columns[0], spec.shape))
-        return spec.read(_transposed(columns))
+        return spec.read(transposed(columns))
 
-    def _table(self, value: Any) -> Array:
-        """One float32 matrix of rows by columns, as MLflow's torch flavor makes of a DataFrame."""
-        if isinstance(value, dict):
-            if self.specs[0].name is None:
-                columns = list(value.values())
-            else:
-                columns = [value[name] for name, _ in self._named(value)]
-            columns = [c if isinstance(c, list) else [c] for c in columns]
-        else:
-            rows = value if isinstance(value, list) else [value]
-            columns = _transposed([row if isinstance(row, list) else [row] for row in rows])
-        if len(columns) < len(self.specs):
-            raise Invalid(422, f"found {len(columns)} columns; expected {self._names}")
-        pairs = zip(self.specs, columns, strict=False)  # MLflow ignores further columns too
-        arrays = [spec.read(column) for spec, column in pairs]
+    def table(self, value: Any) -> Array:
+        """One matrix of rows by columns, as MLflow's flavors make of a DataFrame."""
+        columns = chosen(self.specs, value)
+        if (quick := self._quick(columns)) is not None:
+            return quick
+        arrays = [spec.read(cells) for spec, cells in zip(self.specs, columns, strict=True)]
         if len({len(array) for array in arrays}) > 1:
             raise Invalid(422, "the columns have different lengths")
-        return np.stack(arrays, axis=1).astype(np.float32)
+        return np.stack(arrays, axis=1).astype(self.table_dtype)
+
+    def _quick(self, columns: list[list[Any]]) -> Array | None:
+        """All columns in one go where nothing can be wrong with any; None: look at each."""
+        if not self._is_plain:
+            return None
+        try:
+            found = np.array(columns)
+        except (ValueError, OverflowError):
+            return None
+        if found.ndim != 2 or found.dtype.kind not in "fi" or not found.size:
+            return None
+        array = np.ascontiguousarray(found.T, dtype=self.table_dtype)
+        return array if np.isfinite(array).all() else None
 
     def _named(self, value: dict[str, Any]) -> list[tuple[str, Spec]]:
-        missing = [spec.name for spec in self.specs if spec.name not in value]
-        if missing:
-            found = ", ".join(map(str, sorted(value)))
-            raise Invalid(422, f"missing {missing}; expected {self._names}, found {found}")
+        refuse_missing(self.specs, value)
         return [(str(spec.name), spec) for spec in self.specs]
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether every column is of fractions: any number that is not too large will do."""
+        return self.is_table and all(spec.dtype.kind == "f" for spec in self.specs)
 
     @property
     def _names(self) -> str:
-        return ", ".join(
-            f"{spec.name or 'column'} ({spec.dtype}, {_shape(spec.shape)})" for spec in self.specs
-        )
+        return names_of(self.specs)
 
 
-def _form(body: dict[str, Any]) -> tuple[str, Any]:
-    found = [key for key in body if key in FORMS]
-    if len(found) != 1:
-        raise Invalid(
-            400, f"the body must hold one of {', '.join(FORMS)}; found {sorted(body)[:10]}"
-        )
-    if other := sorted(set(body) - {found[0], "params"}):
-        raise Invalid(400, f"beside {found[0]!r} the body holds {other[:10]}")
-    if body.get("params"):
-        raise Invalid(422, "this model takes no params")
-    return found[0], body[found[0]]
+def column(spec: dict[str, Any], *, nullable: bool = False) -> Spec:
+    """One of MLflow's columns of numbers."""
+    dtype = np.dtype(COLUMN_TYPES[spec["type"]])
+    return Spec(spec.get("name"), dtype, (-1,), nullable and dtype.kind == "f")
 
 
-def _from_split(value: Any) -> Any:
-    """Columns by name, or bare rows when no names are given."""
-    if not isinstance(value, dict) or "data" not in value:
-        raise Invalid(422, "dataframe_split is not an object with data and columns")
-    rows, names = value["data"], value.get("columns")
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise Invalid(422, "dataframe_split's data is not a list of rows")
-    if names is None:
-        names = list(range(len(rows[0]))) if rows else []
-    if not isinstance(names, list) or any(len(row) != len(names) for row in rows):
-        raise Invalid(422, "dataframe_split's rows are not as long as its columns")
-    if len({str(name) for name in names}) < len(names):
-        raise Invalid(422, "two of dataframe_split's columns have the same name")
-    return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
-
-
-def _from_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    if any(row.keys() != rows[0].keys() for row in rows):
-        raise Invalid(422, "the rows do not all have the same names")
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _transposed(rows: list[Any]) -> list[Any]:
-    if len({len(row) for row in rows}) > 1:
-        raise Invalid(422, "the rows or columns have different lengths")
-    return [list(column) for column in zip(*rows, strict=True)]
+def _array(request: Request) -> Array:
+    """The array that came as the body; raises Invalid."""
+    content = request.bytes
+    if request.content_type == NPY:
+        try:
+            return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError, OSError, MemoryError) as error:
+            raise Invalid(400, f"the body is no .npy array: {error}") from error
+    if request.content_type != "application/octet-stream":
+        raise Invalid(415, f"the model takes no {request.content_type}; send JSON or {NPY}")
+    kind, lengths = (request.headers.get(h.lower(), "") for h in (DTYPE_HEADER, SHAPE_HEADER))
+    try:
+        dtype = np.dtype(kind or "V")
+        shape = tuple(int(part) for part in lengths.split(",") if part.strip())
+    except (TypeError, ValueError) as error:
+        raise Invalid(400, f"{DTYPE_HEADER} or {SHAPE_HEADER} cannot be read: {error}") from error
+    if dtype.kind not in "biuf" or any(length < 0 for length in shape):
+        raise Invalid(400, f"bytes need {DTYPE_HEADER} (float32) and {SHAPE_HEADER} (3,1,8,8)")
+    wanted = math.prod(shape) * dtype.itemsize
+    if len(content) != wanted:
+        what = f"{dtype} of shape {_shape(shape)}"
+        raise Invalid(422, f"{len(content)} bytes came; {what} has {wanted}")
+    return np.frombuffer(content, dtype.newbyteorder("<")).reshape(shape)
 
 
 def _unflattened(cells: Any, shape: tuple[int, ...]) -> Any:
@@ -248,12 +287,24 @@ def _unflattened(cells: Any, shape: tuple[int, ...]) -> Any:
     return array.reshape(-1, *inner)
 
 
-def _tensor(spec: dict[str, Any]) -> Spec:
+def _tensor(spec: dict[str, Any], nullable: bool = False) -> Spec:
     inner = spec["tensor-spec"]
     dtype = np.dtype(inner["dtype"])
     if dtype.kind not in "biuf":
         raise ValueError(f"the signature has a tensor of {dtype}: only numbers are read")
-    return Spec(spec.get("name"), dtype, tuple(inner["shape"]))
+    nullable = nullable and dtype.kind == "f"
+    return Spec(spec.get("name"), dtype, tuple(inner["shape"]), nullable)
+
+
+def _with_nan(found: Array) -> Array:
+    """Objects that are numbers and nulls, as numbers; anything else as it was."""
+    kinds = {type(cell) for cell in found.flat}
+    if not kinds <= {float, int, bool, type(None)}:
+        return found
+    try:
+        return found.astype(np.float64)
+    except OverflowError:
+        return found
 
 
 def _shape(shape: tuple[int, ...]) -> str:

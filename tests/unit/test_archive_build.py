@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from modelswitch import handlers
-from modelswitch.archive import build as building
+from modelswitch.archive import reference
 from modelswitch.archive.build import VersionSource, build, check
 from modelswitch.archive.golden import Golden, compare
 from modelswitch.archive.recipe import Recipe
@@ -125,10 +125,9 @@ def test_version_becomes_an_archive(
     assert sorted(document.entries) == sorted([entry, *handlers.files("torch")])
     assert document.golden is not None
     assert document.golden.kind == kind
-    assert document.requirements == (
-        f"torch=={torch.__version__.split('+')[0]}",
-        "torchvision==0.29.1",
-    )
+    major, minor, *_ = torch.__version__.split(".")
+    assert document.requirements == (f"torch=={major}.{minor}.*", "torchvision==0.29.1")
+    assert not document.runs_code
     assert built.label == "3-" + built.digest[7:15]
     assert built.size_bytes == built.path.stat().st_size
 
@@ -190,7 +189,8 @@ def test_handler_answers_what_mlflow_answers(
     model = importlib.import_module("modelswitch_torch").TorchModel()
     model.load(tmp_path / "model", json.loads((tmp_path / "model/modelswitch.json").read_bytes()))
 
-    question = model.decode(body)
+    protocol = importlib.import_module("modelswitch_protocol")
+    question = model.decode(protocol.Request(body))
     [output] = model.predict([question])
 
     answer = {"predictions": model.encode(question, output)}
@@ -201,7 +201,7 @@ def test_handler_answers_what_mlflow_answers(
 def test_large_example_is_cut_to_its_first_row(
     saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "GOLDEN_BYTES", 120)
+    monkeypatch.setattr(reference, "GOLDEN_BYTES", 120)
 
     golden = build(source(saved["pt2"]), Recipe(), tmp_path).document.golden
 
@@ -212,7 +212,7 @@ def test_large_example_is_cut_to_its_first_row(
 def test_example_of_which_one_row_is_too_large_is_refused(
     saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "GOLDEN_BYTES", 20)
+    monkeypatch.setattr(reference, "GOLDEN_BYTES", 20)
 
     with pytest.raises(ArchiveError, match="one row of its input example") as caught:
         build(source(saved["pt2"]), Recipe(), tmp_path)
@@ -226,9 +226,11 @@ def test_recipe_may_ask_for_topk(saved: dict[str, Path], tmp_path: Path) -> None
     assert (golden.kind, golden.k) == ("topk", 2)
 
 
-def refused(source: VersionSource, tmp_path: Path, **options: Any) -> ArchiveError:
+def refused(
+    source: VersionSource, tmp_path: Path, recipe: Recipe | None = None, **options: Any
+) -> ArchiveError:
     with pytest.raises(ArchiveError) as caught:
-        build(source, Recipe(), tmp_path / "out", **options)
+        build(source, recipe or Recipe(), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
     assert caught.value.next
     return caught.value
@@ -264,12 +266,11 @@ def test_version_without_input_example_is_refused_unless_it_may_go_unproven(
     assert built.document.golden is None
 
 
-def test_other_flavor_is_refused_by_its_name(copied: Path, tmp_path: Path) -> None:
-    edit(copied, lambda m: m["flavors"].update(sklearn=m["flavors"].pop("pytorch")))
-
-    assert "of the flavor sklearn, which is not served yet" in str(
-        refused(source(copied), tmp_path)
-    )
+def test_handler_that_the_version_is_not_of_is_refused(copied: Path, tmp_path: Path) -> None:
+    for handler in ("sklearn", "onnx"):
+        error = refused(source(copied), tmp_path, recipe=Recipe(handler=handler))
+        assert "which its recipe's handler asks for" in str(error)
+        assert "auto" in str(error.next)
 
 
 def test_pickled_module_is_refused_without_being_loaded(
@@ -291,11 +292,14 @@ def test_weights_that_are_no_zip_are_taken_for_a_pickle(
     assert "is a pickled module" in str(refused(source(folder), tmp_path))
 
 
-def test_signature_with_params_is_refused(copied: Path, tmp_path: Path) -> None:
+def test_params_are_refused_by_handlers_that_hand_none_on(copied: Path, tmp_path: Path) -> None:
     params = json.dumps([{"name": "t", "type": "float", "default": 1.0, "shape": None}])
     edit(copied, lambda mlmodel: mlmodel["signature"].update(params=params))
 
-    assert "its signature has params" in str(refused(source(copied), tmp_path))
+    error = refused(source(copied), tmp_path, recipe=Recipe(handler="torch"))
+
+    assert "its signature has params" in str(error)
+    assert "pyfunc" in str(error.next)
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "flavors: 3", "{", "\udcff"])
@@ -383,7 +387,7 @@ def test_check_names_what_differs(
 
     weights = check(built.path, source(saved["float"]))
     identity = check(built.path, source(saved["pt2"], "4"))
-    monkeypatch.setattr(handlers, "release", lambda _: "0" * 12)
+    monkeypatch.setattr(handlers, "release", lambda *_: "0" * 12)
     release = check(built.path, source(saved["pt2"]))
 
     assert "MLflow answers the golden request otherwise: got" in weights[0]

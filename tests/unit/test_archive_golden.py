@@ -68,6 +68,18 @@ def test_topk_compares_places_and_not_scores() -> None:
     assert why == "got [2, 0], expected [0, 2] as best at predictions[1]"
 
 
+def test_topk_compares_the_first_labels_of_a_picture() -> None:
+    def labels(*names: str) -> dict[str, Any]:
+        return {"predictions": [[{"label": n, "score": 1 / (i + 2)} for i, n in enumerate(names)]]}
+
+    expected = labels("cat", "dog", "eel")
+
+    assert compare(golden("topk", expected, k=1), labels("cat", "eel", "dog")) is None
+    why = compare(golden("topk", expected, k=2), labels("cat", "eel", "dog"))
+    assert why == "got ['cat', 'eel'], expected ['cat', 'dog'] as best at predictions[0]"
+    assert compare(golden("close", expected), labels("cat", "eel", "dog"))
+
+
 def test_schema_asks_for_keys_types_and_shapes_alone() -> None:
     expected = outline({"predictions": [[0.1, 0.2], [0.3, 0.4]]})
 

@@ -87,7 +87,7 @@ def extracted(tmp_path: Path) -> Callable[..., Path]:
             schema=1,
             identity=Identity(model="digits", version="3", run_id=None, source="models:/m-1"),
             signature=Signature(inputs=inputs or [TENSOR]),
-            recipe=Recipe(batch_size=batch_size),
+            recipe=Recipe(handler="torch", batch_size=batch_size),
             golden=golden,
             entries={},
         )
@@ -113,7 +113,9 @@ class Worker:
     def ask(self, *bodies: Any, headers: dict[str, str] | None = None) -> list[tuple[int, Any]]:
         rows = [{"body": body} for body in bodies]
         self.context.request_processor = [
-            ts_context.RequestProcessor({"body": {"content-type": "x"}, **(headers or {})})
+            ts_context.RequestProcessor(
+                {"body": {"content-type": "application/json"}, **(headers or {})}
+            )
             for _ in bodies
         ]
         answers = self.handle(rows, self.context)
@@ -493,7 +495,8 @@ def test_handlers_import_nothing_of_ours_and_shadow_nothing(tmp_path: Path) -> N
     )
 
     assert result.stdout.strip() == (
-        "['modelswitch', 'modelswitch_protocol', 'modelswitch_tensors', 'modelswitch_torch'] True"
+        "['modelswitch', 'modelswitch_arrays', 'modelswitch_forms', 'modelswitch_protocol', "
+        "'modelswitch_tensors', 'modelswitch_torch'] True"
     )
     assert not {Path(n).stem for n in handlers.files("torch")} & set(sys.stdlib_module_names)
 
@@ -501,7 +504,7 @@ def test_handlers_import_nothing_of_ours_and_shadow_nothing(tmp_path: Path) -> N
 def test_release_changes_with_any_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     before = handlers.release("torch")
     files = handlers.files("torch")
-    monkeypatch.setattr(handlers, "files", lambda _: files | {"modelswitch_torch.py": b"# new"})
+    monkeypatch.setattr(handlers, "files", lambda *_: files | {"modelswitch_torch.py": b"# new"})
 
     assert handlers.release("torch") != before
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelswitch.archive import writer
-from modelswitch.archive.document import Document, Identity, Signature, digest_of
+from modelswitch.archive.document import ENTRY_NAME, Document, Identity, Signature, digest_of
 from modelswitch.archive.layout import DOCUMENT, MANIFEST, Member, directory
 from modelswitch.archive.placeholder import write_placeholder
 from modelswitch.archive.recipe import Recipe
@@ -30,7 +30,7 @@ def draft(version: str = "3") -> Document:
         schema=1,
         identity=Identity(model="digits", version=version, run_id="r1", source="models:/m-1"),
         signature=Signature(inputs=[{"type": "tensor"}]),
-        recipe=Recipe(),
+        recipe=Recipe(handler="torch"),
         golden=None,
         entries={},
     )
@@ -138,14 +138,22 @@ def test_same_bytes_under_another_umask_zone_locale_hash_seed_and_file_times(
     assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o644"}
 
 
-names = st.from_regex(r"\A[a-z][a-z0-9_.]{0,20}\Z").filter(lambda name: name != DOCUMENT)
+names = st.from_regex(ENTRY_NAME, fullmatch=True).filter(lambda name: len(name) < 200)
 
 
-@given(st.dictionaries(names, st.binary(max_size=300), max_size=6))
+def fit_together(contents: dict[str, bytes]) -> bool:
+    """No two are one file, and none is another's folder, where case does not count."""
+    folded = [name.casefold() for name in (*contents, DOCUMENT, "mar-inf")]
+    folders = {
+        "/".join(parts[:i]) for n in folded for parts in [n.split("/")] for i in range(len(parts))
+    }
+    return len(set(folded)) == len(folded) and not folders & set(folded)
+
+
+@given(st.dictionaries(names, st.binary(max_size=300), max_size=6).filter(fit_together))
 def test_any_entries_come_back_as_they_went_in(
     tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]
 ) -> None:
-    contents.pop("mar-inf", None)
     folder = tmp_path_factory.mktemp("any")
 
     written = write(folder, draft(), contents)
@@ -156,7 +164,26 @@ def test_any_entries_come_back_as_they_went_in(
 
 
 @pytest.mark.parametrize(
-    "name", ["modelswitch.json", "MODELSWITCH.json", "mar-inf", "../x", "a/b", ".x", ""]
+    "name",
+    [
+        *("modelswitch.json", "MODELSWITCH.json", "mar-inf", "MAR-INF/x", "modelswitch.json/x"),
+        *(
+            "../x",
+            "a/../x",
+            "a/..",
+            "..",
+            "/x",
+            "a//b",
+            "a/",
+            "./x",
+            "a\\b",
+            "c:x",
+            ".x",
+            "a/.x",
+            "",
+        ),
+        *("a b", "é", "a\0", "a\n", "x" * 200, "a/" * 16 + "a"),
+    ],
 )
 def test_name_that_cannot_be_an_entrys_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArchiveError):
@@ -166,6 +193,12 @@ def test_name_that_cannot_be_an_entrys_is_refused(tmp_path: Path, name: str) -> 
 def test_two_entries_that_are_one_file_on_some_systems_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="share a name"):
         write(tmp_path, draft(), {"model.pt": b"x", "Model.pt": b"y"})
+
+
+@pytest.mark.parametrize("other", ["model/MLmodel/x", "MODEL/mlmodel/x"])
+def test_entry_that_is_anothers_folder_is_refused(tmp_path: Path, other: str) -> None:
+    with pytest.raises(ArchiveError, match="for a folder"):
+        write(tmp_path, draft(), {"model/MLmodel": b"x", other: b"y"})
 
 
 def test_full_disk_is_said_with_figures_before_anything_is_written(

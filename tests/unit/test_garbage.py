@@ -39,7 +39,7 @@ class Model:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[SimpleNamespace]:
-    document = {"identity": {"model": "digits", "version": "3"}, "golden": None}
+    document = {"identity": {"model": "digits", "version": "3"}, "golden": None, "recipe": {}}
     (tmp_path / DOCUMENT).write_text(json.dumps(document))
     yield SimpleNamespace(system_properties={"model_dir": str(tmp_path)})
     gc.unfreeze()
