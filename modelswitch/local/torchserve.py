@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from modelswitch.errors import StackError
-from modelswitch.local import jvm, ports
+from modelswitch.local import jvm, ports, worker
 from modelswitch.local.folders import Folders, short, shortened
 from modelswitch.local.part import Part, clean_environment, why_no_answer
 
@@ -23,6 +23,7 @@ def torchserve(folders: Folders, port_base: int, place: int) -> Part:
     store = folders.model_store(name)
     temporary = folders.temporary(name)
     config = home / "config.properties"
+    python = home / "python"
 
     def prepare() -> None:
         # What a killed server has extracted stays behind: it may be gigabytes
@@ -31,6 +32,8 @@ def torchserve(folders: Folders, port_base: int, place: int) -> Part:
             folder.mkdir(parents=True, exist_ok=True)
         shortened(temporary)
         config.write_text(CONFIG.read_text(encoding="utf-8") + _own_lines(own, store))
+        python.write_text(worker.launcher(sys.executable), encoding="utf-8")
+        python.chmod(0o755)
 
     short_temporary = str(short(temporary))
     return Part(
@@ -38,7 +41,7 @@ def torchserve(folders: Folders, port_base: int, place: int) -> Part:
         argv=jvm.command(
             java=_java(),
             packages=_packages(),
-            python=sys.executable,
+            python=str(python),
             config=config,
             log_config=LOG_CONFIG,
             store=store,

@@ -1,7 +1,8 @@
 """What the image of TorchServe starts: it tells the agent what workers have, and becomes the JVM.
 
-Imports nothing but `jvm.py` beside it and what is in Python. Folders and addresses come from the
-environment, see the Dockerfile; whatever cannot work is said here, in one line, before Java starts.
+Imports nothing but `jvm.py` and `worker.py` beside it and what is in Python. Folders and addresses
+come from the environment, see the Dockerfile; whatever cannot work is said here, in one line,
+before Java starts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import jvm
+import worker
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT_FILE = "MODELSWITCH_SERVER__ENVIRONMENT_FILE"
@@ -42,7 +44,7 @@ def main() -> None:
     # What was killed in this container before leaves what it had extracted: it may be gigabytes
     shutil.rmtree(temporary / "models", ignore_errors=True)
     write_environment(told)
-    argv = command(temporary, memory_limit())
+    argv = command(work, temporary, memory_limit())
     os.execv(argv[0], argv)  # noqa: S606 - the JVM gets our place, and the signals
 
 
@@ -57,16 +59,19 @@ def write_environment(file: Path) -> None:
     unfinished.replace(file)
 
 
-def command(temporary: Path, memory_bytes: int | None) -> tuple[str, ...]:
+def command(work: Path, temporary: Path, memory_bytes: int | None) -> tuple[str, ...]:
     """The JVM's command line; JVM_OPTIONS stand last, over ours and over the file's `vmargs`."""
     packages = jvm.find_packages()
     if packages is None:
         raise SystemExit("TorchServe is not installed here; build the image again")
     config = HERE / "config.properties"
+    python = work / "python"
+    python.write_text(worker.launcher(sys.executable), encoding="utf-8")
+    python.chmod(0o755)
     return jvm.command(
         java=jvm.java(),
         packages=packages,
-        python=sys.executable,
+        python=str(python),
         config=config,
         log_config=HERE / "log4j2.xml",
         store=Path(os.environ["TS_MODEL_STORE"]),

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from modelswitch import __version__
 from modelswitch.archive.recipe import Recipe
-from modelswitch.local import jvm
+from modelswitch.local import jvm, worker
 from tests.dockerfile import DOCKERFILES, ROOT, instructions, stages
 
 SERVING = ROOT / "serving"
@@ -222,6 +222,18 @@ def test_the_worker_finds_all_it_imports() -> None:
     handlers = f"sys.path.insert(0, {str(ROOT / 'modelswitch/handlers')!r})\n"
     files = sorted((ROOT / "modelswitch/handlers").glob("modelswitch_*.py"))
     modules += [file.stem for file in files]
+    # What they import when they load a model
+    modules += [
+        "yaml",
+        "pickle",
+        "cloudpickle",
+        "skops.io",
+        "sklearn",
+        "threadpoolctl",
+        "PIL.Image",
+    ]
+    modules += ["mlflow.pyfunc", "mlflow.sklearn", "mlflow.models"]
+    modules += ["mlflow.pyfunc.scoring_server"]
 
     assert imported(modules, TORCHSERVE, here=handlers) == ""
 
@@ -236,7 +248,8 @@ def test_the_command_line_and_the_agent_find_all_they_import() -> None:
 
 
 def test_a_package_that_is_not_in_the_image_is_missed() -> None:
-    assert imported(["sklearn"], TORCHSERVE) == "ModuleNotFoundError: No module named 'sklearn'"
+    missed = "ModuleNotFoundError: No module named 'matplotlib'"
+    assert imported(["matplotlib"], TORCHSERVE) == missed
 
 
 def test_torchserve_knows_every_variable_and_listens_where_it_should() -> None:
@@ -286,8 +299,9 @@ def test_the_pod_waits_longer_than_a_request_may_take_before_torchserve_is_told_
 
 @pytest.fixture
 def entrypoint(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The image's, with `jvm` beside it."""
+    """The image's, with `jvm` and `worker` beside it."""
     monkeypatch.setitem(sys.modules, "jvm", jvm)
+    monkeypatch.setitem(sys.modules, "worker", worker)
     spec = spec_from_file_location("entrypoint", SERVING / "torchserve/entrypoint.py")
     assert spec
     assert spec.loader
@@ -303,13 +317,13 @@ def test_the_heap_fits_a_small_container(entrypoint: ModuleType) -> None:
 
 
 def test_jvm_options_of_the_operator_stand_last(
-    entrypoint: ModuleType, monkeypatch: pytest.MonkeyPatch
+    entrypoint: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entrypoint, "HERE", ROOT / "modelswitch/local")
     monkeypatch.setenv("TS_MODEL_STORE", "/models")
     monkeypatch.setenv("JVM_OPTIONS", "-Xmx2g -Dmine=1")
 
-    argv = entrypoint.command(Path("/tmp"), 1 << 30)
+    argv = entrypoint.command(tmp_path, Path("/tmp"), 1 << 30)
 
     options = argv[: argv.index("-cp")]
     assert [o for o in options if o.startswith("-Xmx")] == ["-Xmx512m", "-Xmx268435456", "-Xmx2g"]
