@@ -107,9 +107,11 @@ class Line:
         kept = (*_without(self.candidates, slot), slot)[-max_candidates:]
         return replace(self, candidates=kept)
 
-    def promoted(self, slot: Slot, *, ways_back: int = 1) -> Line:
-        """With `slot` as what serves, at no fewer workers than what it replaces."""
-        if self.default is not None and self.default.digest != slot.digest:
+    def promoted(self, slot: Slot, *, ways_back: int = 1, workers: int | None = None) -> Line:
+        """With `slot` as what serves, at `workers`, else at no fewer than what it replaces."""
+        if workers is not None:
+            slot = replace(slot, workers=workers)
+        elif self.default is not None and self.default.digest != slot.digest:
             slot = replace(slot, workers=max(slot.workers, self.default.workers))
         slot = replace(slot, pool=None)
         serving = (slot, *_without(self.serving, slot))[: 1 + ways_back]
@@ -138,6 +140,18 @@ class Line:
         gone = {s.digest for s in kept}
         left = tuple(c for c in self.candidates if c.digest not in gone)
         return replace(self, serving=kept, candidates=left)
+
+    def scaled(self, slot: Slot, workers: int) -> Line:
+        """With `workers` for `slot`, wherever it stands; no pointer moves."""
+
+        def sized(found: Slot) -> Slot:
+            return replace(found, workers=workers) if found.digest == slot.digest else found
+
+        return replace(
+            self,
+            serving=tuple(map(sized, self.serving)),
+            candidates=tuple(map(sized, self.candidates)),
+        )
 
     def retired(self, slot: Slot) -> Line:
         """Without `slot`, which must not be what serves."""

@@ -40,9 +40,12 @@ class State(enum.StrEnum):
 
 
 class SlotReport(_Open):
+    """`memory_bytes`: the most that one worker of it took so far; None where nobody can tell."""
+
     state: State
     workers: int = 0
     error: str | None = None
+    memory_bytes: int | None = None
 
 
 class Proof(_Open):

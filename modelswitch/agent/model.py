@@ -10,13 +10,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from modelswitch.agent import plan
+from modelswitch.agent import plan, standin
 from modelswitch.agent.plan import PLACEHOLDER, Known
 from modelswitch.agent.slots import Slots
 from modelswitch.archive.document import Document
@@ -24,7 +24,7 @@ from modelswitch.effects import effect
 from modelswitch.errors import GoldenWrong, ModelSwitchError, Temporary
 from modelswitch.pins import PinnedModel
 from modelswitch.reports import ModelReport, Proof, SlotReport, State
-from modelswitch.servers.protocol import ServedModel
+from modelswitch.servers.protocol import ServedModel, ServedVersion
 
 log = structlog.get_logger("modelswitch.agent")
 
@@ -32,7 +32,9 @@ _MAX_REST_S = 300.0
 _STUCK_S = 30.0  # a proven slot without a worker for so long is loaded again
 _ANSWER_S = 1.0  # a pass waits no longer for a default path: newer pins may want another
 _UNLOAD_AGAIN_S = 1.0
+_SHRINK_AGAIN_S = 30.0
 _ERROR_CHARS = 4000
+_MEMORY_STEP = 10_000_000  # bytes: what is less changes no report
 
 
 @dataclass(slots=True)
@@ -68,7 +70,11 @@ class Model:
         self._failures: dict[str, _Failure] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._shrinking: dict[str, asyncio.Task[None]] = {}
+        self._shrinks: dict[str, plan.Shrink] = {}  # those under way
+        self._shrink_again: dict[str, float] = {}  # of what failed: when it is due
         self._workerless_since: dict[str, float] = {}
+        self._memory: dict[str, int] = {}  # the most that a worker of each slot took, in bytes
         self._proving: tuple[str, asyncio.Task[Proof]] | None = None
         self._default_proven: str | None = None
         self._answered_wrong = False  # the default path, since the pointer moved
@@ -109,12 +115,14 @@ class Model:
 
     def try_again(self) -> None:
         """What has failed is due at once: newer pins were taken."""
+        self._shrink_again.clear()
         for failure in self._failures.values():
             failure.retry_at = 0.0
 
     def end(self) -> list[asyncio.Task[Any]]:
         """Cancel what is under way; what is to be waited for."""
-        tasks: list[asyncio.Task[Any]] = [*self._loading.values(), *self._unloading.values()]
+        beside = (self._loading, self._unloading, self._shrinking)
+        tasks: list[asyncio.Task[Any]] = [task for some in beside for task in some.values()]
         tasks += [self._proving[1]] if self._proving else []
         for task in tasks:
             task.cancel()
@@ -126,7 +134,7 @@ class Model:
         """Look, take the plan's steps, look again where the pointer moved. Raises Temporary."""
         self.is_settled = False
         loading_before = set(self._loading)
-        served = await self._server.describe(self.name)
+        served = self._as_meant(await self._server.describe(self.name))
         self._forget_gone(wanted, served, loading_before)
         now = time.monotonic()
         known = Known(
@@ -134,6 +142,9 @@ class Model:
             resting=frozenset(x for x, f in self._failures.items() if f.retry_at > now),
             loading=frozenset(self._loading),
             unloading=frozenset(self._unloading),
+            shrinking=frozenset(self._shrinks.values()),
+            unshrinkable=frozenset(x for x, at in self._shrink_again.items() if at > now),
+            kept=frozenset(label + plan.STANDIN for label in self._shrinks),
             default_proven=self._default_proven,
             hold_candidates=hold_candidates,
         )
@@ -149,11 +160,19 @@ class Model:
                 self._error = error.message[:_ERROR_CHARS]
                 break
         if moved:
-            served = await self._server.describe(self.name)
+            served = self._as_meant(await self._server.describe(self.name))
             self._wake()  # the next pass unloads what the pointer has left
         self.report = self._describe(wanted, served)
-        busy = self._loading or self._unloading or self._workerless_since
-        self.is_settled = not (steps or busy)
+        busy = self._loading or self._unloading or self._shrinking or self._workerless_since
+        short = any(self.report.slot(x).workers != s.workers for x, s in wanted.slots.items())
+        self.is_settled = not (steps or busy or short)
+
+    def _as_meant(self, served: ServedModel | None) -> ServedModel | None:
+        """While a stand-in answers for a slot, that slot is what is the default."""
+        for label in self._shrinks:
+            if served is not None and served.default == label + plan.STANDIN:
+                return replace(served, default=label)
+        return served
 
     def _forget_gone(
         self, wanted: PinnedModel, served: ServedModel | None, loading_before: set[str]
@@ -204,11 +223,16 @@ class Model:
                 self._start(self._loading, label, self._load(step))
             case plan.Unload(_, label):
                 document = self._documents.pop(label, None)
+                # One that was left over stood in for a slot, and drains as that does.
+                document = document or self._documents.get(label.removesuffix(plan.STANDIN))
                 self._workerless_since.pop(label, None)
                 drain_s = document.recipe.response_timeout_s if document else 0.0
                 self._start(self._unloading, label, self._unload(label, drain_s))
+            case plan.Shrink(_, label):
+                self._shrinks[label] = step
+                self._start(self._shrinking, label, self._shrink(step, self._documents[label]))
             case plan.Cancel(_, label):
-                for tasks in (self._loading, self._unloading):
+                for tasks in (self._loading, self._unloading, self._shrinking):
                     if label in tasks:
                         tasks[label].cancel()
         return False
@@ -282,6 +306,18 @@ class Model:
             self._loads.failed += 1
             asyncio.get_running_loop().call_later(rest_s, self._wake)
 
+    async def _shrink(self, step: plan.Shrink, document: Document) -> None:
+        try:
+            await standin.shrink(self._slots, step, document, self._lock)
+            self._error = None
+        except (ModelSwitchError, OSError) as error:
+            log.warning("agent.shrink_failed", model=self.name, label=step.label, why=str(error))
+            why = f"{step.label} keeps its workers, as no stand-in loads: {error}"
+            self._error = why[:_ERROR_CHARS]
+            self._shrink_again[step.label] = time.monotonic() + _SHRINK_AGAIN_S
+        finally:
+            self._shrinks.pop(step.label, None)
+
     async def _unload(self, label: str, drain_s: float) -> None:
         try:
             await self._slots.unload(self.name, label, drain_s)
@@ -292,7 +328,8 @@ class Model:
     def _describe(self, wanted: PinnedModel, served: ServedModel | None) -> ModelReport:
         versions = served.versions if served else {}
         slots: dict[str, SlotReport] = {}
-        for label in {*wanted.slots, *versions} - {PLACEHOLDER}:
+        standins = {label + plan.STANDIN for label in self._shrinks}
+        for label in {*wanted.slots, *versions} - {PLACEHOLDER} - standins:
             version = versions.get(label)
             ready = version.ready if version else 0
             failure = self._failures.get(label)
@@ -310,8 +347,12 @@ class Model:
             else:
                 state = State.ABSENT
             slots[label] = SlotReport(
-                state=state, workers=ready, error=failure.error if failure else None
+                state=state,
+                workers=ready,
+                error=failure.error if failure else None,
+                memory_bytes=self._measured(label, version),
             )
+        self._memory = {label: most for label, most in self._memory.items() if label in versions}
         default = served.default if served else None
         return ModelReport(
             default=None if default == PLACEHOLDER else default,
@@ -319,3 +360,16 @@ class Model:
             error=self._error,
             slots=dict(sorted(slots.items())),
         )
+
+    def _measured(self, label: str, version: ServedVersion | None) -> int | None:
+        """The most that a worker took so far, rounded up so that a report seldom changes by it."""
+        now = (
+            max((w.memory_bytes for w in version.workers if w.is_ready), default=0)
+            if version
+            else 0
+        )
+        most = max(now, self._memory.get(label, 0))
+        if not most:
+            return None
+        self._memory[label] = -(-most // _MEMORY_STEP) * _MEMORY_STEP
+        return self._memory[label]

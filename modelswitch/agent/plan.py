@@ -1,8 +1,8 @@
 """Reconcile: what is missing between the pins of one model and what its server holds.
 
 `diff` decides and is pure. Its steps are of two sorts: quick ones, which the agent carries out
-at once and in order, and slow ones (`Load`, `Unload`), which run beside and never hold up the
-pointer. What was done stays done, and the next `diff` starts from there.
+at once and in order, and slow ones (`Load`, `Shrink`, `Unload`), which run beside and never hold
+up the pointer. What was done stays done, and the next `diff` starts from there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from modelswitch.pins import PinnedModel, PinnedSlot
 from modelswitch.servers.protocol import ServedModel
 
 PLACEHOLDER = "placeholder"
+STANDIN = "-standin"  # ends the label of what answers while a slot's workers are ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,21 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Change the workers of a slot that is loaded."""
+    """Start more workers of a slot that is loaded."""
 
     model: str
     label: str
     workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """End workers of a slot that is loaded, and lose no request."""
+
+    model: str
+    label: str
+    slot: PinnedSlot
+    is_default: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +72,13 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop loading what is no longer wanted, or unloading what is wanted again."""
+    """Stop loading, or shrinking, what is no longer wanted so; unloading what is wanted again."""
 
     model: str
     label: str
 
 
-Step = Load | Scale | Activate | Prove | Unload | Cancel
+Step = Load | Scale | Shrink | Activate | Prove | Unload | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,9 @@ class Known:
     resting: frozenset[str] = frozenset()  # failed, and not due for another try
     loading: frozenset[str] = frozenset()
     unloading: frozenset[str] = frozenset()
+    shrinking: frozenset[Shrink] = frozenset()
+    unshrinkable: frozenset[str] = frozenset()  # failed to, and not due for another try
+    kept: frozenset[str] = frozenset()  # labels that a shrinking slot needs for now
     default_proven: str | None = None  # label whose default path answered right
     hold_candidates: bool = False  # some model's default is still to be loaded
 
@@ -88,6 +102,8 @@ def diff(model: str, wanted: PinnedModel, served: ServedModel | None, known: Kno
     default = served.default if served else None
     stale = {label for label in known.loading if label not in wanted.slots}
     stale |= {label for label in known.unloading if label in wanted.slots}
+    stale |= {s.label for s in known.shrinking if s != _shrink(model, s.label, wanted)}
+    shrinking = {step.label for step in known.shrinking}
     steps: list[Step] = [Cancel(model, label) for label in sorted(stale)]
     ready = {
         label
@@ -112,15 +128,23 @@ def diff(model: str, wanted: PinnedModel, served: ServedModel | None, known: Kno
             continue
         held = label in versions
         if label in known.proven and held:
-            if versions[label].max_workers != slot.workers:
+            if versions[label].max_workers < slot.workers:
                 steps.append(Scale(model, label, slot.workers))
+            elif (
+                versions[label].max_workers > slot.workers
+                and label not in shrinking | known.unshrinkable
+                # The pointer is on its way, or what stood in before is: first that.
+                and (label == default) == is_default
+                and label + STANDIN not in versions
+            ):
+                steps.append(Shrink(model, label, slot, is_default))
             continue
         if label in known.resting or (known.hold_candidates and not is_default):
             continue
         steps.append(Load(model, label, slot, is_default))
 
     for label in sorted(versions):
-        if label in wanted.slots or label in known.unloading or label in known.loading:
+        if label in {*wanted.slots, *known.unloading, *known.loading, *known.kept}:
             continue
         # Never what is default, but for the last version of a model that is to go whole.
         if label == default and (wanted.slots or len(versions) > 1):
@@ -130,6 +154,12 @@ def diff(model: str, wanted: PinnedModel, served: ServedModel | None, known: Kno
             continue
         steps.append(Unload(model, label))
     return steps
+
+
+def _shrink(model: str, label: str, wanted: PinnedModel) -> Shrink | None:
+    """What shrinking the slot would mean by these pins."""
+    slot = wanted.slots.get(label)
+    return Shrink(model, label, slot, label == wanted.default) if slot else None
 
 
 def _in_order(wanted: PinnedModel) -> list[str]:

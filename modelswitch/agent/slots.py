@@ -59,9 +59,13 @@ class Slots:
         document = await self.cache.fetch(step.slot.digest)
         started = time.time()
         await self._register(step, document, lock)
-        await self.server.workers(step.model, step.label, step.slot.workers)
+        served = await self.server.describe(step.model)
+        version = served.versions.get(step.label) if served else None
+        # Found with more, after a restart of the agent: those may be answering.
+        if version is None or version.max_workers < step.slot.workers:
+            await self.server.workers(step.model, step.label, step.slot.workers)
         try:
-            await self._ready(step, started)
+            await self.wait_ready(step, started)
             await self.check_golden(step.model, step.label, document)
         except (LoadFailed, GoldenWrong):
             await self._give_up(step)
@@ -102,7 +106,8 @@ class Slots:
             await asyncio.to_thread(write_placeholder, path, model)
         await self.server.register(model, PLACEHOLDER, path.name)
 
-    async def _ready(self, step: Load, started: float) -> None:
+    async def wait_ready(self, step: Load, started: float) -> None:
+        """Until its workers are READY; raises LoadFailed with what a worker said since."""
         deadline = time.monotonic() + self.timeouts.load_s
         while True:
             served = await self.server.describe(step.model)
@@ -156,14 +161,23 @@ class Slots:
         return self.timeouts.prove_s
 
     async def unload(self, model: str, label: str, response_timeout_s: float) -> None:
-        """Drain, then unregister: nothing pending twice, a response timeout apart."""
+        """Drain, then unregister."""
+        if await self.drain(model, label, response_timeout_s):
+            with effect("agent.unregister", model=model, label=label):
+                await self._drop(model, label)
+
+    async def drain(self, model: str, label: str, response_timeout_s: float) -> bool:
+        """Until nothing was pending for a response timeout, or a deadline; whether it is there.
+
+        Only what waits is told, not what a worker is at: that ends within the response timeout.
+        """
         deadline = time.monotonic() + max(self.timeouts.unload_s, response_timeout_s)
         quiet_since: float | None = None
         while time.monotonic() < deadline:
             served = await self.server.describe(model)
             version = served.versions.get(label) if served else None
             if version is None:
-                return
+                return False
             if not version.workers:
                 break
             now = time.monotonic()
@@ -174,8 +188,7 @@ class Slots:
             elif now - quiet_since >= response_timeout_s:
                 break
             await asyncio.sleep(_UNLOAD_LOOK_S)
-        with effect("agent.unregister", model=model, label=label):
-            await self._drop(model, label)
+        return True
 
     async def _give_up(self, step: Load) -> None:
         """Unregister what cannot load: else TorchServe starts its worker again and again.

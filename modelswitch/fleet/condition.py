@@ -144,7 +144,10 @@ def _reason(report: Report, pins: Pins | None) -> str:
 def _without_leftovers(model: ModelReport, wanted: PinnedModel | None) -> ModelReport:
     """What is pinned of it, with errors cut: what is being unloaded is nobody's news."""
     slots = {
-        label: slot.model_copy(update={"error": slot.error and slot.error[-_ERROR_CHARS:]})
+        # Memory is for the whole report: here it would be news every other minute.
+        label: slot.model_copy(
+            update={"error": slot.error and slot.error[-_ERROR_CHARS:], "memory_bytes": None}
+        )
         for label, slot in model.slots.items()
         if wanted is None or label in wanted.slots
     }

@@ -7,7 +7,7 @@ the ledger's compare-and-swap; the lease only tells others who is at work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -18,24 +18,32 @@ from modelswitch.errors import (
     NoLongerServes,
     NothingToGoBackTo,
     PinsError,
-    Quarantined,
     Refused,
     Superseded,
-    WaitsForApproval,
 )
 from modelswitch.fleet.protocol import Fleet
-from modelswitch.ledger import Event, Ledger, find_quarantine, quarantine, ways_back
+from modelswitch.ledger import Event, Ledger, quarantine, ways_back
 from modelswitch.line import Head, Kind, Line, Slot
 from modelswitch.moves import breakglass
 from modelswitch.moves.announcer import Announcer
 from modelswitch.moves.holders import os_user
 from modelswitch.moves.proof import Outcome, Proof
 from modelswitch.moves.publishing import Intent, Publisher, is_merged, merged_candidate
+from modelswitch.moves.refusals import (
+    in_pool,
+    refuse_cold,
+    refuse_quarantined,
+    refuse_resizing,
+    waits,
+)
 from modelswitch.moves.work import Moved, Work, lease, not_proven, refuse_at_work
 from modelswitch.pins import Pins
 from modelswitch.settings import Settings
 
 __all__ = ["Intent", "Moved", "Moves"]
+
+# Called with the head a move is about to write; raises Refused where the servers cannot hold it.
+Fits = Callable[[Head], None]
 
 
 class Moves:
@@ -65,11 +73,14 @@ class Moves:
         *,
         pool: str | None = None,
         plan: bool = False,
+        workers: int | None = None,
+        fits: Fits | None = None,
     ) -> Moved:
         """Load a candidate on every server; moves no traffic. Raises NotProven when undone.
 
         `pool` names the model's, where it has none yet. `slot.pool` keeps the candidate to the
-        servers of another one. `plan`: written for a pull request, and no more.
+        servers of another one. `plan`: written for a pull request, and no more. `workers`: on
+        each server, else one. `fits` may refuse the head before it is written.
         """
         if plan and (again := self._written_again(model, slot, "stage")):
             return again
@@ -86,10 +97,14 @@ class Moves:
             line = in_pool(model, head.line, pool)
             there = line.find(slot.digest)
             if there is not None and there.pool == slot.pool:
-                return self._unchanged(model, head, slot)
+                refuse_resizing(model, there, workers)
+                return self._unchanged(model, head, there)
+            slot = replace(slot, workers=workers or slot.workers)
             home = slot.pool or line.pool
             self.proof.refuse_silent(model, slot, home)
             target = line.staged(slot, max_candidates=self.settings.max_candidates)
+            if fits:
+                fits(head.prepare(target))
             if plan:
                 return self._planned(work, head.prepare(target), slot, "stage", intent)
             work.append(head.prepare(target), "stage", intent)
@@ -105,10 +120,13 @@ class Moves:
         action: str = "promote",
         pool: str | None = None,
         plan: bool = False,
+        workers: int | None = None,
+        fits: Fits | None = None,
     ) -> Moved:
         """Make `slot` what answers everywhere; raises NotProven when it was undone.
 
-        `pool` and `plan` as for `stage`; a plan is refused unless every server has it warm.
+        `pool`, `plan` and `fits` as for `stage`; a plan is refused unless every server has it
+        warm. `workers`: else as many as what it replaces has.
         """
         if plan and (again := self._written_again(model, slot, action)):
             return again
@@ -116,10 +134,13 @@ class Moves:
             head = work.head
             refuse_quarantined(self.ledger.history(model), model, slot)
             if head.line.default and head.line.default.digest == slot.digest:
-                return self._unchanged(model, head, slot)
+                refuse_resizing(model, head.line.default, workers)
+                return self._unchanged(model, head, head.line.default)
             line = in_pool(model, head.line, pool)
-            target = line.promoted(slot, ways_back=self.settings.ways_back)
+            target = line.promoted(slot, ways_back=self.settings.ways_back, workers=workers)
             wanted, home = target.serving[0], target.pool
+            if fits:
+                fits(head.commit(target))
             self.proof.refuse_silent(model, slot, home)
             warm = self.proof.is_warm(model, wanted, home)
             if plan:
@@ -137,6 +158,46 @@ class Moves:
                 head = work.append(head.commit(target), action, intent)
             outcome = self.proof.wait_proven(model, wanted, home)
             return work.finish(outcome, wanted, action, intent)
+
+    def scale(
+        self, model: str, slot: Slot, workers: int, intent: Intent, *, fits: Fits | None = None
+    ) -> Moved:
+        """Change the workers of a loaded slot on every server of its pool.
+
+        More are started before the line says so; raises NotProven when a server could not, and
+        they end again. Fewer need one row, as nothing can fail for it; raises Behind where a
+        server has not come down yet. `before` and `after` are the slot with its workers.
+        """
+        with self._at_work(model) as work:
+            head = work.head
+            there = head.line.find(slot.digest)
+            if there is None:
+                raise Refused(
+                    f"{model}@{slot.version} is not loaded any more",
+                    next=f"modelswitch history {model}",
+                )
+            if there.workers == workers:
+                moved = self._unchanged(model, head, there)
+                return replace(moved, before=there)
+            target = head.line.scaled(there, workers)
+            wanted, home = replace(there, workers=workers), there.pool or head.line.pool
+            if workers > there.workers:
+                self.proof.refuse_silent(model, there, home, verb="scaled")
+                if fits:
+                    fits(head.prepare(target))
+                work.append(head.prepare(target), "scale", intent)
+                outcome = self.proof.wait_warm(model, wanted, home)
+                moved = work.finish(outcome, there, "scale", intent)
+                return replace(moved, before=there, after=wanted)
+            work.append(Head(Kind.SETTLED, target), "scale", intent)
+            outcome = self.proof.wait_fewer(model, wanted, home)
+            if not outcome.ok:
+                raise Behind(
+                    f"{model}@{there.version} goes down to {workers} of {there.workers} workers "
+                    f"(row {work.seq}). Behind: {outcome.story}. What is behind follows.",
+                    next="modelswitch status",
+                )
+            return Moved(model, there, wanted, work.seq, work.generation, outcome.servers)
 
     def _planned(self, work: Work, head: Head, slot: Slot, action: str, intent: Intent) -> Moved:
         """Write the row that waits, and its pins into the working tree."""
@@ -410,51 +471,4 @@ class Moves:
             f"{model} was rolled back to {model}@{wanted.version}: {done}. Behind: {story}. "
             f"What is behind keeps answering {model}@{left.version} and follows when it can.",
             next="modelswitch status",
-        )
-
-
-def in_pool(model: str, line: Line, pool: str | None) -> Line:
-    """The line in the pool that was asked for; raises Refused when it stands in another."""
-    if pool is None or pool == line.pool:
-        return line
-    if line.slots:
-        raise Refused(
-            f"{model} belongs to the pool {line.pool}, and does not move to {pool} while it is "
-            "loaded there",
-            next=f"modelswitch retire {model}, then promote it into {pool}; a candidate alone: "
-            f"--to staging --only-in {pool}",
-        )
-    return replace(line, pool=pool)
-
-
-def refuse_cold(model: str, slot: Slot) -> Refused:
-    return Refused(
-        f"{model}@{slot.version} is not warm on every server, so a pull request could not switch "
-        "to it at once",
-        next=f'modelswitch promote {model}@{slot.version} --to staging --reason "…" first',
-    )
-
-
-def waits(model: str, event: Event) -> WaitsForApproval:
-    """What is said of a plan that is not applied yet."""
-    target = event.head.target
-    new = [s for s in (target.slots if target else ()) if s not in event.head.line.slots]
-    slot = new[0] if new else (target.default if target else None)
-    what = f"{model}@{slot.version}" if slot else model
-    return WaitsForApproval(
-        f"{what} waits for a pull request: {event.actor.name} planned its {event.action} "
-        f"(row {event.seq}: {event.reason})",
-        next=f"apply its pins, then modelswitch resume --wait; or modelswitch resume {model} "
-        "--give-up",
-    )
-
-
-def refuse_quarantined(rows: Iterable[Event], model: str, slot: Slot) -> None:
-    """Raise Quarantined, with who rolled it back and why, if the model's rows say so."""
-    entry = find_quarantine(quarantine(rows), slot)
-    if entry is not None:
-        raise Quarantined(
-            f"{model}@{slot.version} is quarantined: {entry.actor.name} rolled it back "
-            f"(row {entry.seq}: {entry.reason})",
-            next=f'modelswitch quarantine lift {model}@{slot.version} --reason "…"',
         )

@@ -25,6 +25,9 @@ def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> New
     if event.action == "retire":
         what = f"{_retired(event, parent)} retired, {serves(event.model, line)}, {who}"
         return News(line.pool, "Retired", what)
+    if event.action == "scale" and (sizes := resized(event, parent)):
+        what = f"{sizes}, {who}{_proven(_states(event))}"
+        return News(line.pool, "Scaled", what)
     if parent is None or parent.line is None or parent.target is None:
         return None
     slot = newcomer(parent.line, parent.target)
@@ -37,7 +40,7 @@ def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> New
         why = _why(evidence) or "it was not waited for"
         what = f"{name} was undone, {serves(event.model, line)}, {who}; {why}"
         return News(pool, "NotProven", what, is_bad=True)
-    on = _proven({server: said.get("state", "") for server, said in evidence.items()})
+    on = _proven(_states(event))
     if parent.head.keeps_default:
         return News(pool, "Staged", f"{name} is in Staging, {who}{on}")
     return News(pool, "Promoted", f"{_arrow(event.model, parent.line.default, slot)} {who}{on}")
@@ -63,7 +66,31 @@ def newcomer(line: Line, target: Line) -> Slot | None:
     default = target.default
     if default is not None and (line.default is None or line.default.digest != default.digest):
         return default
-    return next((s for s in reversed(target.candidates) if line.find(s.digest) is None), default)
+    new = (s for s in reversed(target.candidates) if line.find(s.digest) is None)
+    return next(new, _sized(line, target) or default)
+
+
+def resized(event: Event, parent: Event | None) -> str | None:
+    """`digits@3 has 4 workers (before: 2)`, of a row that changes a slot's; else None."""
+    before = parent.line if parent else None
+    after = event.target or event.line
+    slot = _sized(before, after) if before and after else None
+    was = before.find(slot.digest) if before and slot else None
+    if slot is None or was is None:
+        return None
+    workers = f"{slot.workers} worker{'' if slot.workers == 1 else 's'}"
+    return f"{named(event.model, slot)} has {workers} (before: {was.workers})"
+
+
+def _sized(line: Line, target: Line) -> Slot | None:
+    """The slot that stands in both with different workers."""
+    both = ((slot, line.find(slot.digest)) for slot in target.slots)
+    return next((slot for slot, was in both if was and was.workers != slot.workers), None)
+
+
+def _states(event: Event) -> dict[str, str]:
+    evidence = event.evidence.get("servers", {})
+    return {server: said.get("state", "") for server, said in evidence.items()}
 
 
 def named(model: str, slot: Slot | None) -> str:

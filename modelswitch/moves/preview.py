@@ -11,7 +11,8 @@ from typing import Any
 from modelswitch.errors import NoLongerServes, NothingToGoBackTo, Refused
 from modelswitch.ledger import ways_back
 from modelswitch.line import Head, Kind, Line, Slot, Stage, version_of
-from modelswitch.moves.moves import Moves, in_pool, refuse_quarantined
+from modelswitch.moves.moves import Fits, Moves
+from modelswitch.moves.refusals import in_pool, refuse_quarantined, refuse_resizing
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,42 @@ class Preview:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """What `scale` would do: `slot` as it is, and its workers after."""
+
+    model: str
+    slot: Slot
+    workers: int
+    servers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        return self.workers != self.slot.workers
+
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        name, servers = f"{self.model}@{self.slot.version}", ", ".join(self.servers) or "no server"
+        if not self.changes:
+            return [f"{name}: nothing to do", *self.notes]
+        first = f"{name}: would go from {self.slot.workers} to {self.workers} workers on {servers}"
+        return [first, *(f"  {note}" for note in self.notes)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "changes": self.changes,
+            "model": self.model,
+            "version": self.slot.version,
+            "label": self.slot.label,
+            "from": self.slot.workers,
+            "to": self.workers,
+            "servers": list(self.servers),
+            "notes": list(self.notes),
+        }
+
+
 class Previews:
     """One preview a move."""
 
@@ -73,7 +110,15 @@ class Previews:
         self.ledger = moves.ledger
 
     def promote(
-        self, model: str, slot: Slot, to: Stage, *, built: bool, pool: str | None = None
+        self,
+        model: str,
+        slot: Slot,
+        to: Stage,
+        *,
+        built: bool,
+        pool: str | None = None,
+        workers: int | None = None,
+        fits: Fits | None = None,
     ) -> Preview:
         """`slot` may stand for an archive that is not built yet."""
         head, notes = self._head(model)
@@ -81,20 +126,37 @@ class Previews:
         refuse_quarantined(self.ledger.history(model), model, slot)
         is_default = line.default is not None and line.default.digest == slot.digest
         if to is Stage.PRODUCTION:
-            target = line if is_default else line.promoted(slot, ways_back=limits.ways_back)
+            target = line
+            if not is_default:
+                target = line.promoted(slot, ways_back=limits.ways_back, workers=workers)
         elif line.find(slot.digest) in line.serving:
             raise Refused(f"{model}@{slot.version} is loaded already: it serves, or is a way back")
         elif slot in line.candidates:
             target = line
         else:
+            slot = replace(slot, workers=workers or slot.workers)
             target = line.staged(slot, max_candidates=limits.max_candidates)
         pool = slot.pool or target.pool
-        if target != line:
+        if target == line:
+            refuse_resizing(model, line.find(slot.digest) or slot, workers)
+        else:
             self.moves.proof.refuse_silent(model, slot, pool)
+            if fits:
+                fits(Head(Kind.PREPARED, line, target))
         if not built:
             notes = (*notes, f"the archive of {model}@{slot.version} would be built first")
         warm = built and self.moves.proof.is_warm(model, target.find(slot.digest) or slot, pool)
         return self._preview(model, f"promote to {to}", line, target, slot, warm, notes)
+
+    def scale(self, model: str, slot: Slot, workers: int, *, fits: Fits) -> Sizing:
+        head, notes = self._head(model)
+        line = head.line
+        there = line.find(slot.digest) or slot
+        pool = there.pool or line.pool
+        if workers > there.workers:
+            self.moves.proof.refuse_silent(model, there, pool, verb="scaled")
+            fits(Head(Kind.PREPARED, line, line.scaled(there, workers)))
+        return Sizing(model, there, workers, self._servers(pool), notes)
 
     def rollback(self, model: str, leaves: str | None = None) -> Preview:
         """Raises NothingToGoBackTo, and NoLongerServes if `leaves` does not serve now."""

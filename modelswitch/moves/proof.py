@@ -17,7 +17,7 @@ from modelswitch.fleet.protocol import Fleet
 from modelswitch.line import Slot
 from modelswitch.pins import PinnedModel
 from modelswitch.reports import Proof as DefaultProof
-from modelswitch.reports import Report, State
+from modelswitch.reports import Report, SlotReport, State
 from modelswitch.settings import Timeouts
 
 _LOOK_EVERY_S = 0.5
@@ -89,7 +89,7 @@ class Proof:
         """The servers of a pool."""
         return tuple(r for r in self.fleet.reports() if r.pool == pool)
 
-    def refuse_silent(self, model: str, slot: Slot, pool: str) -> None:
+    def refuse_silent(self, model: str, slot: Slot, pool: str, *, verb: str = "promoted") -> None:
         """Before any effect: every server of the pool must live to be proven."""
         now = datetime.now(UTC)
         everyone = self.fleet.reports()
@@ -107,7 +107,7 @@ class Proof:
         if silent:
             names = ", ".join(r.server for r in silent)
             raise NotProven(
-                f"{model}@{slot.version} was not promoted: server {names} is down "
+                f"{model}@{slot.version} was not {verb}: server {names} is down "
                 f"({silent[0].why_silent}). Nothing was changed.",
                 next="start it again, or strike it off the roster: "
                 + self.fleet.how_to_forget(silent[0].server),
@@ -122,13 +122,30 @@ class Proof:
             found = report.slot(model, slot.label)
             if found.state is State.FAILED:
                 return _Verdict(failed=True, error=found.error)
-            return _Verdict(done=report.is_warm(model, slot.label, slot.workers))
+            done = report.is_warm(model, slot.label, slot.workers)
+            return _Verdict(done=done, error=None if done else _counted(found, slot))
 
         return self._wait(
             judge,
             self.timeouts.load_s + _SLACK_S,
             pool,
             meanwhile=lambda: self._is_pinned(model, lambda p: slot.label in p.slots),
+        )
+
+    def wait_fewer(self, model: str, slot: Slot, pool: str) -> Outcome:
+        """Until every server that is not down has come down to the slot's workers."""
+
+        def judge(report: Report) -> _Verdict:
+            found = report.slot(model, slot.label)
+            done = found.state is State.PROVEN and found.workers == slot.workers
+            return _Verdict(done=done, error=None if done else _counted(found, slot))
+
+        return self._wait(
+            judge,
+            self.timeouts.load_s + self.timeouts.unload_s + _SLACK_S,
+            pool,
+            meanwhile=lambda: self._is_pinned(model, lambda p: slot.label in p.slots),
+            everyone=True,
         )
 
     def wait_proven(self, model: str, slot: Slot, pool: str, *, everyone: bool = False) -> Outcome:
@@ -218,6 +235,13 @@ class Proof:
             if not states or any(state != "proven" for state in states):
                 return False
         return True
+
+
+def _counted(found: SlotReport, slot: Slot) -> str | None:
+    """Of a slot that serves with another number of workers than it should."""
+    if found.error or not found.workers:
+        return found.error
+    return f"{found.workers} of {slot.workers} workers are READY"
 
 
 def _outcome(report: Report, judge: Judge, generation: int, now: datetime) -> ServerOutcome:

@@ -129,7 +129,7 @@ def not_proven(model: str, slot: Slot, action: str, outcome: Outcome, line: Line
     """What is said of a move that was undone; `line` stands."""
     before = line.default
     serves = f"{model}@{before.version} serves." if before else "Nothing serves, as before."
-    verb = "staged" if action == "stage" else "promoted"
+    verb = {"stage": "staged", "scale": "scaled"}.get(action, "promoted")
     return NotProven(
         f"{model}@{slot.version} was not {verb}: {outcome.story}. {serves}",
         next=f"modelswitch logs {model}@{slot.version}",

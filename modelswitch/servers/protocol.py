@@ -15,11 +15,15 @@ READY = "READY"
 
 @dataclass(frozen=True, slots=True)
 class ServedWorker:
-    """One worker process. `pid` is -1 until it was started; `status` is the server's word."""
+    """One worker process. `pid` is -1 until it was started; `status` is the server's word.
+
+    `memory_bytes`: resident; 0 where it is not known.
+    """
 
     id: str
     pid: int
     status: str
+    memory_bytes: int = 0
 
     @property
     def is_ready(self) -> bool:

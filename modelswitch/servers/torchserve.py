@@ -20,6 +20,7 @@ from modelswitch.effects import correlation_id
 from modelswitch.errors import NotFound, ServerConflict, ServerError, ServerUnreachable
 from modelswitch.servers.protocol import Answer, ServedModel, ServedVersion, ServedWorker
 from modelswitch.servers.workerlog import worker_error
+from modelswitch.servers.workermemory import worker_memory
 
 CALL_TIMEOUT_S = 10.0
 PING_TIMEOUT_S = 2.0
@@ -226,6 +227,11 @@ class _Worker(_Open):
     id: str
     pid: int = -1
     status: str
+    memory: int = Field(0, alias="memoryUsage")
+
+    def served(self) -> ServedWorker:
+        memory = self.memory or (worker_memory(self.pid) if self.pid > 0 else 0)
+        return ServedWorker(self.id, self.pid, self.status, memory)
 
 
 class _Queue(_Open):
@@ -246,7 +252,7 @@ class _Description(_Open):
         return ServedVersion(
             label=self.version,
             archive=self.url,
-            workers=tuple(ServedWorker(w.id, w.pid, w.status) for w in self.workers),
+            workers=tuple(worker.served() for worker in self.workers),
             min_workers=self.min_workers,
             max_workers=self.max_workers,
             batch_size=self.batch_size,

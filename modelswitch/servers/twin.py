@@ -30,6 +30,7 @@ class Faults:
     slow_s: float = 0.0
     unloadable: set[str] = field(default_factory=set)
     golden_wrong: set[str] = field(default_factory=set)
+    most_workers: int = 1024  # more of one version never become READY
     pending: dict[str, int] = field(default_factory=dict)
 
 
@@ -67,9 +68,10 @@ class _Model:
 class TwinServer:
     """A ModelServer over the archives in `model_store`."""
 
-    def __init__(self, model_store: Path, *, load_ticks: int = 2) -> None:
+    def __init__(self, model_store: Path, *, load_ticks: int = 2, worker_bytes: int = 0) -> None:
         self.model_store = model_store
         self.load_ticks = load_ticks
+        self.worker_bytes = worker_bytes
         self.faults = Faults()
         self._models: dict[str, _Model] = {}
         self._now = 0
@@ -211,12 +213,15 @@ class TwinServer:
         return served.versions[label]
 
     def _served(self, version: _Version) -> ServedVersion:
-        ready = [self._is_ready(version, w) for w in version.workers]
+        can_run = self.faults.most_workers
+        ready = [n < can_run and self._is_ready(version, w) for n, w in enumerate(version.workers)]
         return ServedVersion(
             label=version.archive.label,
             archive=version.file,
             workers=tuple(
-                ServedWorker(str(w.id), w.id if is_ready else -1, READY if is_ready else LOADING)
+                ServedWorker(str(w.id), w.id, READY, self.worker_bytes)
+                if is_ready
+                else ServedWorker(str(w.id), -1, LOADING)
                 for w, is_ready in zip(version.workers, ready, strict=True)
             ),
             min_workers=len(version.workers),

@@ -140,7 +140,7 @@ class TwinHouse:
         self.store = folder
 
     def client(self) -> ModelServer:
-        return TwinServer(self.store)
+        return TwinServer(self.store, worker_bytes=520_000_000)
 
     async def restart(self, server: TwinServer) -> None:
         server.restart()

@@ -162,6 +162,7 @@ async def test_a_loaded_version_answers_by_label_and_as_the_default(
 
     assert (version.min_workers, version.max_workers) == (1, 1)
     assert all(worker.is_ready and worker.pid > 0 for worker in version.workers)
+    assert all(worker.memory_bytes > 10_000_000 for worker in version.workers)  # a Python's
     for label in (None, archive.label):
         answer = await server.predict(model, archive.request, label=label)
         assert (answer.status, answer.json()) == (200, archive.expected)

@@ -29,6 +29,7 @@ ONE, TWO, THREE, TWO_B = SLOTS = tuple(
 INDEX = {slot.digest: index for index, slot in enumerate(SLOTS)}
 BY_LABEL = {slot.label: index for index, slot in enumerate(SLOTS)}
 NAMES = ("v1", "v2", "v3", "v2b")
+SCALED = 2  # workers, of what is scaled; servers start them at once
 NOTHING = -1  # no default: the placeholder answers 503
 EMPTY = Head(Kind.SETTLED, Line())
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -173,6 +174,8 @@ class Book:
         assert asked.slot
         if asked.action == "stage":
             return head.line.staged(asked.slot)
+        if asked.action == "scale":
+            return head.line.scaled(asked.slot, SCALED)
         return head.line.promoted(asked.slot, ways_back=self.ways_back)
 
     def _remembered(self, rows: tuple[Event, ...]) -> list[Event]:

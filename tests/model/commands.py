@@ -16,15 +16,15 @@ from modelswitch.line import Head, Kind, Slot
 from modelswitch.moves.publishing import merged_candidate
 
 from .agents import Server
-from .book import INDEX, NOTHING, SLOTS, Asked, Book, Ledger, M, Stand
+from .book import INDEX, NOTHING, SCALED, SLOTS, Asked, Book, Ledger, M, Stand
 from .rules import Violation
 
 UNSEEN = -1  # no pins
 
 
 class Verb(NamedTuple):
-    """`name` is stage, promote, plan, plan to stage, retire, lift (with their slot), rollback,
-    resume, give up, merge or stale merge.
+    """`name` is stage, promote, scale, plan, plan to stage, retire, lift (with their slot),
+    rollback, resume, give up, merge or stale merge.
 
     A retirement without a slot takes out the whole model.
     """
@@ -208,6 +208,9 @@ class _At(NamedTuple):
         is_default = held is not None and held == head.default
         if verb.name == "retire" and not is_default and (held or slot is None) and head.line.slots:
             return self._append("retire", "end")
+        if verb.name == "scale":
+            more = held is not None and held.workers != SCALED
+            return self._append("prepare", "warm") if more else self._goes(ENDS, END)
         stages = verb.name in ("stage", "plan to stage")
         if slot is None or is_default or verb.name == "retire" or (stages and held):
             return self._goes(ENDS, END)

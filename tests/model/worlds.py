@@ -48,6 +48,8 @@ SHORT = (
     World("a rollback to what can't load", THIRD, (ROLLBACK, RESUME), (0, BIT_TWO), 1),
     World("a slot that stops loading", SECOND, (ROLLBACK, RESUME), restarts=1, spoils=BIT_ONE),
     World("a staging, a rollback, a resume", SECOND, (Verb("stage", THREE), ROLLBACK, RESUME)),
+    World("a scaling, a rollback, a resume", SECOND, (Verb("scale", TWO), ROLLBACK, RESUME)),
+    World("a scaling and a promotion", STAGED, (Verb("scale", THREE), promote(THREE), RESUME)),
     World("a retirement, a rollback, a resume", THIRD, (Verb("retire", TWO), ROLLBACK, RESUME)),
     World("a retirement and a promotion", STAGED, (Verb("retire", ONE), promote(THREE))),
     World("a retirement, then two rollbacks", FOUR, (Verb("retire", ONE), ROLLBACK, ROLLBACK)),

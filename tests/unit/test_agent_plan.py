@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from modelswitch.agent import plan
 from modelswitch.agent.plan import (
     PLACEHOLDER,
+    STANDIN,
     Activate,
     Cancel,
     Known,
     Load,
     Prove,
     Scale,
+    Shrink,
     Step,
     Unload,
 )
@@ -202,9 +204,15 @@ def test_it_comes_to_an_end_at_what_is_pinned(
                     assert digest == DIGESTS[label]
                     default_proven = label
                 case Scale(_, label, workers):
+                    assert workers > server.wanted[label]
                     server.wanted[label] = server.ready[label] = workers
+                case Shrink(_, label, slot, is_default) if not slow_done:
+                    assert is_default == (server.default == label)
+                    server.wanted[label] = server.ready[label] = slot.workers
+                    slow_done = True
                 case Load(_, label, slot) if not slow_done:
-                    server.load(label, slot.workers)
+                    # After a restart of the agent it may stand there with more workers.
+                    server.load(label, max(slot.workers, server.wanted.get(label, 0)))
                     proven.add(label)
                     slow_done = True
                 case Unload(_, label) if not slow_done:
@@ -223,3 +231,60 @@ def test_a_slot_that_is_wanted_again_is_not_unloaded_any_further() -> None:
     server = Server(PLACEHOLDER, {PLACEHOLDER: 0, label: 1}, {label: 1})
     known = replace(Known(), unloading=frozenset({label}))
     assert plan.diff(MODEL, wanted, server.served, known) == [Cancel(MODEL, label)]
+
+
+ONE, TWO = LABELS[:2]
+
+
+def shrinking(
+    server: Server, known: Known, *, workers: int = 1, default: str | None = ONE
+) -> list[Step]:
+    slots = {x: PinnedSlot(digest=DIGESTS[x], workers=workers) for x in (ONE, TWO)}
+    wanted = PinnedModel(default=default, slots=slots)
+    return plan.diff(MODEL, wanted, server.served, known)
+
+
+def a_shrink(label: str, *, is_default: bool) -> Shrink:
+    return Shrink(MODEL, label, PinnedSlot(digest=DIGESTS[label], workers=1), is_default)
+
+
+PROVEN = Known(proven=frozenset({ONE, TWO}), default_proven=ONE)
+
+
+def test_fewer_workers_are_a_slow_step_of_their_own() -> None:
+    server = Server(ONE, {ONE: 3, TWO: 2}, {ONE: 3, TWO: 2})
+    assert shrinking(server, PROVEN) == [
+        a_shrink(ONE, is_default=True),
+        a_shrink(TWO, is_default=False),
+    ]
+
+
+def test_a_shrinking_slot_and_what_stands_in_for_it_are_left_alone() -> None:
+    standin = ONE + STANDIN
+    server = Server(ONE, {ONE: 3, TWO: 1, standin: 1}, {ONE: 3, TWO: 1, standin: 1})
+    under_way = frozenset({a_shrink(ONE, is_default=True)})
+    known = replace(PROVEN, shrinking=under_way, kept=frozenset({standin}))
+    assert shrinking(server, known) == []
+
+
+def test_shrinking_is_given_up_when_the_pins_have_moved_on() -> None:
+    server = Server(ONE, {ONE: 3, TWO: 1}, {ONE: 3, TWO: 1})
+    known = replace(PROVEN, shrinking=frozenset({a_shrink(ONE, is_default=True)}))
+    moved = shrinking(server, known, default=TWO)
+    assert moved[:2] == [Cancel(MODEL, ONE), Activate(MODEL, TWO)]
+    assert of(Shrink, moved) == []
+    assert shrinking(server, known, workers=3)[0] == Cancel(MODEL, ONE)
+
+
+def test_what_was_left_standing_in_makes_way_before_anything_shrinks_again() -> None:
+    standin = ONE + STANDIN
+    server = Server(standin, {ONE: 3, TWO: 1, standin: 1}, {ONE: 3, TWO: 1, standin: 1})
+    back = shrinking(server, PROVEN)
+    assert back == [Activate(MODEL, ONE), Prove(MODEL, ONE, DIGESTS[ONE])]
+    server.default = ONE
+    assert shrinking(server, PROVEN) == [Unload(MODEL, standin)]
+
+
+def test_what_could_not_shrink_rests() -> None:
+    server = Server(ONE, {ONE: 3, TWO: 1}, {ONE: 3, TWO: 1})
+    assert shrinking(server, replace(PROVEN, unshrinkable=frozenset({ONE}))) == []

@@ -186,3 +186,11 @@ def test_an_error_commands_no_terminal() -> None:
     wanted = pins({})
     found = back(report(wanted, healthy=False, error="\x1b[31mred\x07\nKeyError"), wanted)
     assert found.error == "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}\nKeyError"
+
+
+def test_memory_is_told_in_the_whole_report_alone() -> None:
+    wanted = pins({"digits": pinned(3)})
+    slots = {label(3): SlotReport(state=State.PROVEN, workers=1, memory_bytes=520_000_000)}
+    model = as_pinned(wanted.models["digits"]).model_copy(update={"slots": slots})
+    told = condition.render(report(wanted, models={"digits": model}), wanted)
+    assert 'memory_bytes":5' not in told["message"]
