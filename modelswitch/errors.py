@@ -20,20 +20,36 @@ ModelSwitchError                  exit 1
 │   ├── ServerConflict                     the label is registered with other bytes
 │   ├── LoadFailed                         a worker that cannot load its model
 │   └── GoldenWrong                        a golden request answered wrong
+├── PredictionError                        a prediction that was not made, whatever the reason
+│   ├── BadRequest                         the caller's to mend: a 4xx that says what was expected
+│   ├── NotServed                          no such model or version at that address
+│   └── PredictionFailed                   the model failed on this request
 ├── TerraformFailed                        it cannot run, plan or apply as things are
 ├── StackError                             the local stack cannot be started or stopped
 ├── Temporary                              may go away by itself: the only kind that is retried
 │   ├── LedgerUnreachable
 │   ├── RegistryUnreachable
 │   ├── ServerUnreachable
+│   │   ├── NotReached                     a prediction: nothing was sent
+│   │   ├── ConnectionLost                 a prediction: sent, but no whole answer came back
+│   │   └── TimedOut                       a prediction: sent, but not answered in time
+│   ├── Overloaded                         a prediction: refused unlooked at; try again later
+│   ├── OutOfMemory                        a prediction: the worker had no memory for it
+│   ├── WorkerDied                         a prediction: while it was under way
 │   ├── FleetUnreachable
 │   └── StoreUnreachable
 ├── WaitsForApproval              exit 5   a plan whose pull request is not applied yet
 ├── NotProven                     exit 4   undone: a server could not load or prove
 └── Behind                        exit 4   done, but some server is behind
+
+What a prediction may raise is a PredictionError; of those, what may go away by itself is
+Temporary too.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class ModelSwitchError(Exception):
@@ -131,6 +147,57 @@ class GoldenWrong(ServerError):
     code = "golden_wrong"
 
 
+class PredictionError(ModelSwitchError):
+    """What is known of a prediction that was not made.
+
+    `status` is HTTP's, None where nobody answered; `said` are the answer's own words. `reason` is
+    stable: `queue_full_or_no_worker`,
+    `out_of_memory`, `worker_died`, else the worker's or the server's own code. `retry_after_s`:
+    when asking again may help, in seconds; None where it will not. `may_have_run`: the model may
+    have seen the request. `facts` are what the worker said besides its message.
+    """
+
+    code = "prediction"
+    may_have_run = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        next: str | None = None,
+        status: int | None = None,
+        said: str = "",
+        reason: str = "",
+        retry_after_s: float | None = None,
+        model_version: str | None = None,
+        digest: str | None = None,
+        correlation_id: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, next=next)
+        self.status = status
+        self.said = said
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.model_version = model_version
+        self.digest = digest
+        self.correlation_id = correlation_id
+        self.facts = dict(facts or {})
+
+
+class BadRequest(PredictionError):
+    code = "bad_request"
+
+
+class NotServed(PredictionError):
+    code = "not_served"
+
+
+class PredictionFailed(PredictionError):
+    code = "prediction_failed"
+    may_have_run = True
+
+
 class TerraformFailed(ModelSwitchError):
     code = "terraform_failed"
 
@@ -153,6 +220,34 @@ class RegistryUnreachable(Temporary):
 
 class ServerUnreachable(Temporary):
     code = "server_unreachable"
+
+
+class NotReached(PredictionError, ServerUnreachable):
+    code = ServerUnreachable.code
+
+
+class ConnectionLost(PredictionError, ServerUnreachable):
+    code = "connection_lost"
+    may_have_run = True
+
+
+class TimedOut(PredictionError, ServerUnreachable):
+    code = "timed_out"
+    may_have_run = True
+
+
+class Overloaded(PredictionError, Temporary):
+    code = "overloaded"
+
+
+class OutOfMemory(PredictionError, Temporary):
+    code = "out_of_memory"
+    may_have_run = True
+
+
+class WorkerDied(PredictionError, Temporary):
+    code = "worker_died"
+    may_have_run = True
 
 
 class FleetUnreachable(Temporary):

@@ -23,6 +23,7 @@ class Server(BaseModel):
     name: str
     inference_url: str
     management_url: str
+    metrics_url: str
 
 
 class Member(BaseModel):
@@ -106,4 +107,5 @@ def server(base: int, place: int) -> Server:
         name=ports.server_name(place),
         inference_url=own.inference_url,
         management_url=own.management_url,
+        metrics_url=own.metrics_url,
     )

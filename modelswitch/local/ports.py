@@ -42,6 +42,10 @@ class ServerPorts:
     def management_url(self) -> str:
         return f"http://{LOOPBACK}:{self.management}"
 
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.metrics}"
+
 
 def server_name(place: int) -> str:
     """`a` for the first, `b` for the second …"""
