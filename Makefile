@@ -7,7 +7,7 @@ READY   = $(VENV)/.ready
 .PHONY: help demo up down test test-cluster lint bench crash screenshot clean constraints
 
 help:
-	@echo "make demo          set up, start the stack, train, register, promote, predict, roll back"
+	@echo "make demo          set up, start the stack, train, register, promote, predict, roll back; four flavors"
 	@echo "make up, down      start or stop the stack on this machine"
 	@echo "make test          every test, those on real PostgreSQL, MLflow and TorchServe included"
 	@echo "make test-cluster  every test on a real Kubernetes control plane (Go builds it once)"

@@ -17,26 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-# An MLflow that is away is told in seconds, and a tiny model needs no progress bar.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
+import script
 import torch
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from sklearn.datasets import load_digits
-from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional as F
@@ -112,23 +102,6 @@ def evaluate(net: DigitNet, data: Data) -> tuple[float, torch.Tensor]:
     return (read == data.held_out_digits).float().mean().item(), read
 
 
-def draw_confusion(true: torch.Tensor, read: torch.Tensor) -> Any:
-    """A picture of which digit was read as which: rows are true, columns are read."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    counts = confusion_matrix(true, read, labels=range(CLASSES))
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.imshow(counts, cmap="Blues")
-    axes.set(xlabel="read as", ylabel="digit", xticks=range(CLASSES), yticks=range(CLASSES))
-    for row, column in np.argwhere(counts > 0):
-        ink = "white" if counts[row, column] > counts.max() / 2 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=ink)
-    return figure
-
-
 def log_model(net: DigitNet, data: Data, register_as: str | None) -> Any:
     """Log the network as `.pt2`; MLflow's ModelInfo, with the version if it was registered."""
     signature = ModelSignature(
@@ -142,14 +115,9 @@ def log_model(net: DigitNet, data: Data, register_as: str | None) -> Any:
         # More than one image: torch.export takes a dimension of size 1 for a constant, and the
         # exported model would then refuse every other batch size.
         input_example=data.held_out_images[:3].numpy(),
-        # Named here, because inferring them takes MLflow a good ten seconds.
-        pip_requirements=[f"{name}=={_release(name)}" for name in ("mlflow", "numpy", "torch")],
+        pip_requirements=script.requirements("mlflow", "numpy", "torch"),
         registered_model_name=register_as,
     )
-
-
-def _release(package: str) -> str:
-    return version(package).partition("+")[0]  # without a local part such as +cpu
 
 
 def run(options: argparse.Namespace) -> None:
@@ -175,51 +143,26 @@ def run(options: argparse.Namespace) -> None:
             accuracy, read = evaluate(net, data)
             mlflow.log_metrics({"loss": loss, "held_out_accuracy": accuracy}, step=epoch)
             print(f"epoch {epoch}: loss {loss:.4f}, held-out accuracy {accuracy:.2%}")
-        mlflow.log_figure(draw_confusion(data.held_out_digits, read), "confusion_matrix.png")
+        figure = script.confusion(data.held_out_digits, read, range(CLASSES))
+        mlflow.log_figure(figure, "confusion_matrix.png")
         logged = log_model(net, data, options.name if options.register else None)
 
     if options.sample:
         sample = {"inputs": data.held_out_images[:1].tolist()}
         options.sample.write_text(json.dumps(sample) + "\n", encoding="utf-8")
         print(f"sample: a {data.held_out_digits[0].item()}, in {options.sample}")
-    print(f"run: {active.info.run_id}")
-    if options.register:
-        reference = f"{options.name}@{logged.registered_model_version}"
-        print(f"version: {reference}")
-        print(f'next: modelswitch promote {reference} --to staging --reason "…"')
-    else:
-        print(f"next: modelswitch register runs:/{active.info.run_id}/model --name {options.name}")
+    script.say_next(options, active.info.run_id, logged)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train a small network on scikit-learn's digits and register it in MLflow."
+def parser() -> argparse.ArgumentParser:
+    found = script.options(
+        "Train a small network on scikit-learn's digits and register it in MLflow.", "digits"
     )
-    parser.add_argument("--epochs", type=_at_least_one, default=8)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
-    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam")
-    parser.add_argument("--name", default="digits", help="of the experiment and the model")
-    parser.add_argument("--no-register", dest="register", action="store_false")
-    parser.add_argument("--sample", type=Path, metavar="PATH", help="write a digit to predict")
-    return parser.parse_args()
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"at least 1, got {text!r}")
-    return int(text)
-
-
-def main() -> int:
-    torch.set_num_threads(1)  # more only cost time on images of 64 pixels
-    try:
-        run(parse_arguments())
-    except MlflowException as error:
-        print(f"MLflow at {mlflow.get_tracking_uri()}: {error}", file=sys.stderr)
-        print("next: modelswitch up, or set MLFLOW_TRACKING_URI to where it runs", file=sys.stderr)
-        return 1
-    return 0
+    found.add_argument("--epochs", type=script.at_least_one, default=8)
+    found.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam")
+    return found
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    torch.set_num_threads(1)  # more only cost time on images of 64 pixels
+    raise SystemExit(script.main(run, parser()))
