@@ -16,7 +16,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agent, archive, cold, demo, machine, memory, scale, start, switch, traffic
+from benchmarks import (
+    agent,
+    archive,
+    cold,
+    demo,
+    machine,
+    memory,
+    scale,
+    serving_images,
+    serving_models,
+    serving_ready,
+    serving_tabular,
+    start,
+    switch,
+    traffic,
+)
 from benchmarks.figures import Measured
 from benchmarks.stack import BenchmarkFailed, RunningStack, running_stack
 
@@ -36,8 +51,13 @@ class Benchmarks:
 
     @property
     def by_name(self) -> dict[str, Callable[[], Measured]]:
-        """In the order in which they must run: memory is of one server and one version."""
+        """In the order in which they must run: servers are compared while nothing else is up,
+        and memory is of one server and one version."""
         return {
+            "serving-images": serving_images.measure,
+            "serving-tabular": serving_tabular.measure,
+            "serving-models": serving_models.measure,
+            "serving-ready": serving_ready.measure,
             "archive": lambda: archive.measure(self._options.mib),
             "memory": lambda: memory.measure(self.stack),
             "start": lambda: start.measure(self.stack),

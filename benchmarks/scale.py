@@ -1,19 +1,20 @@
 """A thousand pods on a real API server, and five hundred models in one document.
 
-The pods are kwok's; beside them stand the product's agents, all in one process, each with a watch
-and client limits of its own, on servers in memory. What is measured is what a switch costs the
-cluster and the people who wait for it.
+The pods are kwok's; beside them stand the product's agents, in a process for each core, each with
+a watch and client limits of its own, on servers in memory. What is measured is what a switch costs
+the cluster and the people who wait for it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def _measured(
 
 
 class Site:
-    """The namespace, its pods, the process of their agents, and the moves."""
+    """The namespace, its pods, the processes of their agents, and the moves."""
 
     def __init__(self, plane: ControlPlane, folder: Path, pods: int) -> None:
         self.plane = plane
@@ -136,7 +137,7 @@ class Site:
         self.fleet = Watched(self.settings)
         self.moves = Moves(MemoryLedger(DEPLOYMENT), self.fleet, self.settings)
         self.store = FsspecStore(self.settings.store)
-        self._process: subprocess.Popen[str] | None = None
+        self._processes: list[subprocess.Popen[str]] = []
         self.names = self._pods(pods)
 
     def _pods(self, count: int) -> list[str]:
@@ -172,40 +173,36 @@ class Site:
 
     @contextmanager
     def agents(self) -> Iterator[None]:
-        """The process of all agents; each has a token of its own pod."""
-        document = {
-            "namespace": NAMESPACE,
-            "config_map": self.settings.config_map,
-            "deployment": DEPLOYMENT,
-            "store": self.settings.store,
-            "pods": self._kubeconfigs(),
-        }
-        (self.folder / "pods.json").write_text(json.dumps(document), encoding="utf-8")
-        log = (self.folder / "agents.log").open("w", encoding="utf-8")
-        with (
-            log,
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.scale_pods", str(self.folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            ) as process,
-        ):
-            self._process = process
+        """The processes of all agents; each agent has a token of its own pod."""
+        pods = list(self._kubeconfigs().items())
+        count = os.cpu_count() or 1
+        with (self.folder / "agents.log").open("w", encoding="utf-8") as log, ExitStack() as all_:
+            for place in range(count):
+                document = {
+                    "namespace": NAMESPACE,
+                    "config_map": self.settings.config_map,
+                    "deployment": DEPLOYMENT,
+                    "store": self.settings.store,
+                    "pods": dict(pods[place::count]),
+                }
+                file = self.folder / f"pods-{place}.json"
+                file.write_text(json.dumps(document), encoding="utf-8")
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "benchmarks.scale_pods", str(file)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+                all_.callback(_end, process)
+                self._processes.append(process)
             try:
-                self._line()
+                for process in self._processes:
+                    _line(process)
                 yield
             except Exception as error:
                 told = (self.folder / "agents.log").read_text(encoding="utf-8")[-2000:]
                 raise BenchmarkFailed(f"{error}\n{told}") from error
-            finally:
-                assert process.stdin
-                process.stdin.close()
-                try:
-                    process.wait(timeout=60)
-                except subprocess.TimeoutExpired:
-                    process.kill()
 
     def _kubeconfigs(self) -> dict[str, str]:
         from lightkube.models.authentication_v1 import BoundObjectReference, TokenRequestSpec
@@ -231,22 +228,17 @@ class Site:
             found[name] = str(self.plane.kubeconfig_for(token))
         return found
 
-    def _line(self) -> dict[str, Any]:
-        assert self._process
-        assert self._process.stdout
-        text = self._process.stdout.readline()
-        if not text:
-            raise BenchmarkFailed("the agents' process has ended")
-        found: dict[str, Any] = json.loads(text)
-        return found
-
     def counted(self) -> dict[str, Any]:
         """Requests of each pod since its start."""
-        assert self._process
-        assert self._process.stdin
-        self._process.stdin.write("counted\n")
-        self._process.stdin.flush()
-        return self._line()
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.write("counted\n")
+            process.stdin.flush()
+        told = [_line(process) for process in self._processes]
+        return {
+            "requests": [count for each in told for count in each["requests"]],
+            "errors": sum(each["errors"] for each in told),
+        }
 
     def slot(self, version: str) -> Slot:
         out = self.folder / "built"
@@ -321,6 +313,25 @@ class Site:
                 raise BenchmarkFailed(done.stderr)
         print(done.stdout)
         return min(took)
+
+
+def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout
+    text = process.stdout.readline()
+    if not text:
+        raise BenchmarkFailed("the agents' process has ended")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.close()
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Watched(KubernetesFleet):

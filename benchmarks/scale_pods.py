@@ -1,7 +1,7 @@
-"""A thousand pods in one async process: each with its agent, its own watch and its own limits.
+"""Hundreds of pods in one async process: each with its agent, its own watch and its own limits.
 
-Started by the benchmark `scale`: `python -m benchmarks.scale_pods FOLDER`. The folder holds
-`pods.json` (namespace, config_map, deployment, store, pods as name → kubeconfig). A line on stdin
+Started by the benchmark `scale`: `python -m benchmarks.scale_pods FILE`. The file is JSON
+(namespace, config_map, deployment, store, pods as name → kubeconfig). A line on stdin
 asks for what was counted so far, as one JSON line on stdout; the end of stdin ends it all.
 """
 
@@ -23,13 +23,13 @@ from modelswitch.settings import Fleet, Timeouts
 from modelswitch.store import FsspecStore
 
 
-async def main(folder: Path) -> None:
-    wanted = json.loads((folder / "pods.json").read_text(encoding="utf-8"))
+async def main(file: Path) -> None:
+    wanted = json.loads(file.read_text(encoding="utf-8"))
     store = FsspecStore(wanted["store"])
     feeds: list[PodFleet] = []
     tasks = []
     for name, kubeconfig in wanted["pods"].items():
-        own = folder / "pods" / name
+        own = file.parent / "pods" / name
         settings = Fleet(
             kind="kubernetes", kubeconfig=Path(kubeconfig), namespace=wanted["namespace"]
         )
