@@ -6,8 +6,9 @@ a warm switch proves first and imports MLflow afterwards, for the marks.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -45,12 +46,20 @@ from modelswitch.settings import Settings
 from modelswitch.versions import Shown, Versions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelswitch.archive.contest import Tried
+    from modelswitch.archive.recipe import Engine
+    from modelswitch.bench import Plan
+    from modelswitch.bench import Report as Measured
     from modelswitch.builds import Built
+    from modelswitch.client import Prediction
+    from modelswitch.costs import Costs
     from modelswitch.local.addresses import Addresses
     from modelswitch.mirror import Mirror
-    from modelswitch.moves.preview import Preview, Previews
+    from modelswitch.moves.preview import Preview, Previews, Sizing
     from modelswitch.registry import ModelVersion, Registry
-    from modelswitch.servers.protocol import Answer
+    from modelswitch.served import Served
     from modelswitch.store import ArchiveStore
 
 
@@ -119,6 +128,12 @@ class ModelSwitch:
         """For break-glass: opening the ledger would ask the database."""
         return Moves(MemoryLedger(self.settings.deployment), self.fleet, self.settings)
 
+    @cached_property
+    def costs(self) -> Costs:
+        from modelswitch.costs import Costs
+
+        return Costs(self.rooms, self.versions)
+
     # What exists
 
     def register(
@@ -161,15 +176,50 @@ class ModelSwitch:
     # Archives
 
     def build(
-        self, ref: ModelRef, *, golden: bool = True, recipe: Mapping[str, Any] | None = None
+        self,
+        ref: ModelRef,
+        *,
+        golden: bool = True,
+        recipe: Mapping[str, Any] | None = None,
+        data: Path | None = None,
     ) -> Built:
-        """The archive of a version: built once for a recipe and handler release, then reused."""
+        """The archive of a version: built once for a recipe and handler release, then reused.
+
+        `data`: what int8 is calibrated with, an .npz file with x or a folder of pictures.
+        """
         from modelswitch.builds import Builds
 
         version = self.registry.get_version(ref.name, self.resolve(ref))
         environments = {r.server: r.env for r in self._live()}
         builds = Builds(self.registry, self.store, environments)
-        return builds.get(version, recipe=recipe, golden=golden)
+        return builds.get(version, recipe=recipe, golden=golden, data=data)
+
+    def engines(
+        self,
+        ref: ModelRef,
+        *,
+        engines: Sequence[Engine] = (),
+        recipe: Mapping[str, Any] | None = None,
+        data: Path | None = None,
+    ) -> Iterator[Tried]:
+        """Try each engine (none named: all) on this machine, eager first; nothing is stored."""
+        from modelswitch.builds import Builds
+
+        version = self.registry.get_version(ref.name, self.resolve(ref))
+        builds = Builds(self.registry, self.store, {})
+        return builds.contest(version, engines=engines, recipe=recipe, data=data)
+
+    def allowing_pickle(self, ref: ModelRef, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+        """`recipe`, else the one a version was registered with, and a pickled module let in."""
+        from modelswitch.archive.recipe import parse_recipe
+        from modelswitch.registry import RECIPE_TAG
+
+        if recipe is None:
+            version = self.registry.get_version(ref.name, self.resolve(ref))
+            text = version.tags.get(RECIPE_TAG, "{}")
+            parse_recipe(text, source=f"the tag {RECIPE_TAG} of {version}")
+            recipe = json.loads(text)
+        return {**recipe, "allow_pickle": True}
 
     def find_build(
         self, ref: ModelRef, *, golden: bool = True, recipe: Mapping[str, Any] | None = None
@@ -180,13 +230,13 @@ class ModelSwitch:
         version = self.registry.get_version(ref.name, self.resolve(ref))
         return Builds(self.registry, self.store, {}).find(version, recipe=recipe, golden=golden)
 
-    def check_build(self, ref: ModelRef) -> list[str]:
+    def check_build(self, ref: ModelRef, data: Path | None = None) -> list[str]:
         """Build again, with the recorded golden answer, and tell where the bytes differ."""
         from modelswitch.builds import Builds
 
         version = self.registry.get_version(ref.name, self.resolve(ref))
         slot = self.versions.find_archive(ref)
-        return Builds(self.registry, self.store, {}).check(version, slot)
+        return Builds(self.registry, self.store, {}).check(version, slot, data)
 
     def _slot(self, ref: ModelRef, *, golden: bool, recipe: Mapping[str, Any] | None) -> Slot:
         """The slot a promotion means: one that is loaded already, else a built one."""
@@ -206,11 +256,16 @@ class ModelSwitch:
         pool: str | None = None,
         only_in: str | None = None,
         plan: bool = False,
+        workers: int | None = None,
+        overcommit: bool = False,
     ) -> Switched:
         """Bring a version to Staging or Production; raises NotProven when it was undone.
 
-        `pool`: where a model that is not loaded yet shall be. `only_in`: the one pool that loads
-        a candidate. `plan`: only write it down, for a pull request; `resume` concludes it.
+        `workers` on each server: else one in Staging, and in Production no fewer than what it
+        replaces has. Raises Refused when the servers cannot hold them; `overcommit` lets memory
+        and cores be exceeded. `pool`: where a model that is not loaded yet shall be. `only_in`:
+        the one pool that loads a candidate. `plan`: only write it down, for a pull request;
+        `resume` concludes it.
         """
         slot = self._slot(ref, golden=golden, recipe=recipe)
         move = {Stage.STAGING: self.moves.stage, Stage.PRODUCTION: self.moves.promote}.get(to)
@@ -227,15 +282,38 @@ class ModelSwitch:
             )
         slot = replace(slot, pool=only_in)
         intent = self._intent(reason)
+        fits = self.costs.fits(ref.name, slot.digest, overcommit=overcommit)
         try:
-            if plan:
-                return Switched(move(ref.name, slot, intent, pool=pool, plan=True), "none")
-            return self._marked(move(ref.name, slot, intent, pool=pool))
+            moved = move(ref.name, slot, intent, pool=pool, plan=plan, workers=workers, fits=fits)
+            return Switched(moved, "none") if plan else self._marked(moved)
         except ModelSwitchError as error:
             if error.exit == 4 or isinstance(error, Superseded):  # rows were written
                 self.moves.announcer.tell(ref.name)
                 self.mark(ref.name)
             raise
+
+    def scale(self, ref: ModelRef, workers: int, reason: str, *, overcommit: bool = False) -> Moved:
+        """Change the workers of a loaded slot, of what serves for a bare name, on each server.
+
+        Raises Refused as `promote`, NotProven when a server could not start more, Behind when
+        one has not come down to fewer yet.
+        """
+        slot = self._scaled(ref)
+        fits = self.costs.fits(ref.name, slot.digest, overcommit=overcommit)
+        try:
+            return self.moves.scale(ref.name, slot, workers, self._intent(reason), fits=fits)
+        finally:
+            self.moves.announcer.tell(ref.name)
+
+    def _scaled(self, ref: ModelRef) -> Slot:
+        slot = self.versions.loaded(ref)
+        event = self.ledger.head(ref.name)
+        slot = slot or (event.head.line.default if event else None)
+        if slot is None:
+            raise NotFound(
+                f"nothing of {ref.name} serves", next=f"a candidate is named: {ref.name}@3"
+            )
+        return slot
 
     def rollback(
         self,
@@ -401,6 +479,8 @@ class ModelSwitch:
         recipe: Mapping[str, Any] | None = None,
         pool: str | None = None,
         only_in: str | None = None,
+        workers: int | None = None,
+        overcommit: bool = False,
     ) -> Preview:
         """What `promote` would do; raises what it would refuse."""
         slot = self.versions.find_slot(ref, recipe)
@@ -408,7 +488,30 @@ class ModelSwitch:
         # Where nothing is built there is no digest yet: zeros stand for it.
         slot = slot or Slot(self.resolve(ref), digest or "sha256:" + "0" * 64)
         slot = replace(slot, pool=only_in)
-        return self._previews.promote(ref.name, slot, to, built=digest is not None, pool=pool)
+        preview = self._previews.promote(
+            ref.name,
+            slot,
+            to,
+            built=digest is not None,
+            pool=pool,
+            workers=workers,
+            fits=self.costs.fits(ref.name, slot.digest, overcommit=overcommit),
+        )
+        return replace(preview, notes=(*preview.notes, *self._uncounted()))
+
+    def _uncounted(self) -> tuple[str, ...]:
+        names = self.costs.uncounted
+        if not names:
+            return ()
+        few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return (f"not in the sum of memory, as nobody knows it: {few}",)
+
+    def preview_scale(self, ref: ModelRef, workers: int, *, overcommit: bool = False) -> Sizing:
+        """What `scale` would do; raises what it would refuse."""
+        slot = self._scaled(ref)
+        fits = self.costs.fits(ref.name, slot.digest, overcommit=overcommit)
+        sizing = self._previews.scale(ref.name, slot, workers, fits=fits)
+        return replace(sizing, notes=(*sizing.notes, *self._uncounted()))
 
     def preview_rollback(
         self, model: str, *, leaves: str | None = None, break_glass: bool = False
@@ -478,6 +581,19 @@ class ModelSwitch:
             epoch=snapshot.epoch,
         )
 
+    def measured_memory(self, model: str) -> dict[str, int]:
+        """By label: the most that one worker of it took on any server, in bytes.
+
+        Empty while no server can be asked.
+        """
+        from modelswitch.costs import measured_memory
+
+        try:
+            found = measured_memory(self.fleet.reports())
+        except ModelSwitchError:
+            return {}
+        return {label: most for (name, label), most in found.items() if name == model}
+
     def reports(self) -> tuple[Report, ...]:
         return self.fleet.reports()
 
@@ -497,34 +613,46 @@ class ModelSwitch:
         now = datetime.now(UTC)
         return [r for r in self.fleet.reports() if not r.is_silent(now)]
 
+    @cached_property
+    def served(self) -> Served:
+        from modelswitch.served import Served
+
+        return Served(self.rooms, self.versions)
+
     def predict(
-        self, model: str, body: bytes, *, version: str | None = None, timeout_s: float = 30.0
-    ) -> Answer:
-        """Ask a live server, on the default path unless a version is named."""
-        import asyncio
+        self, model: str, inputs: Any, *, version: str | None = None, timeout_s: float = 30.0
+    ) -> Prediction:
+        """Ask a live server, on the default path unless a version is named.
 
-        from modelswitch.servers.torchserve import TorchServe
+        `inputs`: see `modelswitch.Client.predict`, as for what it raises; NotFound besides, where
+        nothing is loaded that could answer.
+        """
+        return self.served.predict(model, inputs, version=version, timeout_s=timeout_s)
 
-        label: str | None = None
-        if version is not None:
-            event = self.ledger.head(model)
-            slots = event.head.slots if event else ()
-            label = next((s.label for s in slots if s.version == version), None)
-            if label is None:
-                raise NotFound(
-                    f"{model}@{version} is not loaded",
-                    next=f'modelswitch promote {model}@{version} --to staging --reason "…"',
-                )
-        url = self.settings.fleet.inference_url
-        if url is None:
-            live = [r.inference_url for r in self._live() if r.inference_url]
-            url = live[0] if live else self.addresses.servers[0].inference_url
+    def bench(
+        self,
+        ref: ModelRef,
+        plan: Plan,
+        *,
+        inputs: Any = None,
+        body_from: str = "a call",
+        sla_ms: float | None = None,
+        server: str | None = None,
+        metrics_url: str | None = None,
+    ) -> Measured:
+        """Measure a loaded version on one server, asked by its label; nothing is changed.
 
-        async def ask() -> Answer:
-            server = TorchServe(url, url)  # only asked, never managed
-            try:
-                return await server.predict(model, body, label=label, timeout_s=timeout_s)
-            finally:
-                await server.close()
-
-        return asyncio.run(ask())
+        `inputs`: see `modelswitch.Client.predict`; else the archive's golden request. `sla_ms`:
+        else what `register` was told. `metrics_url`: TorchServe's, where it is not the local
+        stack's. Raises NotFound and Refused for what is not loaded, PredictionError for what is
+        not answered.
+        """
+        return self.served.bench(
+            ref,
+            plan,
+            inputs=inputs,
+            body_from=body_from,
+            sla_ms=sla_ms,
+            server=server,
+            metrics_url=metrics_url,
+        )

@@ -15,7 +15,7 @@ from modelswitch.errors import (
 )
 from modelswitch.ledger import Entry, Event, quarantine, served_versions
 from modelswitch.line import Slot, Stage, stage_of
-from modelswitch.moves.moves import refuse_quarantined
+from modelswitch.moves.refusals import refuse_quarantined
 from modelswitch.refs import ModelRef
 from modelswitch.rooms import Rooms
 

@@ -23,7 +23,7 @@ from modelswitch.fleet import FolderFleet
 from modelswitch.ledger import Ledger, MemoryLedger
 from modelswitch.line import Slot
 from modelswitch.moves import Intent, Moves
-from modelswitch.reports import Report
+from modelswitch.reports import Capacity, Report
 from modelswitch.servers.twin import TwinServer
 from modelswitch.settings import Settings, Timeouts
 from modelswitch.store import FsspecStore
@@ -39,7 +39,7 @@ def small_archive(
         schema=1,
         identity=Identity(model=model, version=version, run_id=None, source=f"models:/m-{version}"),
         signature=Signature(inputs=[]),
-        recipe=Recipe(response_timeout_s=timeout_s),
+        recipe=Recipe(handler="torch", response_timeout_s=timeout_s),
         golden=Golden(
             kind="exact", request={"inputs": [1]}, expected={"predictions": [int(version)]}
         ),
@@ -63,7 +63,8 @@ def wait_for(condition: Callable[[], T], timeout_s: float = 15.0) -> T:
 class Site:
     """`servers` are names; each has a twin and an agent, which can be stopped and started.
 
-    `pools`: the pool of a server, where it is not the default one.
+    `pools`: the pool of a server, where it is not the default one. `capacity` is that of each
+    server, `worker_bytes` what a worker takes of it.
     """
 
     def __init__(
@@ -74,12 +75,15 @@ class Site:
         ledger: Ledger | None = None,
         fleet: FolderFleet | None = None,
         pools: Mapping[str, str] | None = None,
+        capacity: Capacity | None = None,
+        worker_bytes: int = 0,
     ) -> None:
         self.folder = folder
         self.settings = Settings(root=folder, timeouts=Timeouts(load_s=5, prove_s=5, unload_s=2))
         self.store = FsspecStore(self.settings.store)
         self.fleet = fleet or FolderFleet(self.settings.fleet_path)
         self.pools = pools or {}
+        self.capacity = capacity
         self.ledger = ledger or MemoryLedger()
         self.moves = Moves(self.ledger, self.fleet, self.settings)
         self.loop = asyncio.new_event_loop()
@@ -90,7 +94,7 @@ class Site:
         for name in servers:
             store = folder / "stores" / name
             store.mkdir(parents=True)
-            self.twins[name] = TwinServer(store)
+            self.twins[name] = TwinServer(store, worker_bytes=worker_bytes)
 
     def __enter__(self) -> Site:
         self._thread.start()
@@ -123,6 +127,7 @@ class Site:
                 slots=slots,
                 state_dir=self.folder / "agents" / name,
                 pool=self.pools.get(name, "default"),
+                capacity=self.capacity,
             )
             self.agents[name] = agent
             self._tasks[name] = asyncio.create_task(agent.run())
@@ -162,6 +167,9 @@ class Site:
 
     def promote(self, slot: Slot, model: str = "digits") -> Any:
         return self.moves.promote(model, slot, Intent("a test promotes"))
+
+    def scale(self, slot: Slot, workers: int, model: str = "digits") -> Any:
+        return self.moves.scale(model, slot, workers, Intent("a test scales"))
 
     def rollback(self, model: str = "digits", **kwargs: Any) -> Any:
         return self.moves.rollback(model, Intent("a test rolls back"), **kwargs)

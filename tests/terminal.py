@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import pytest
 
@@ -14,14 +15,27 @@ from modelswitch.archive.verify import read_document
 from modelswitch.builds import Built
 from modelswitch.cli.main import run
 from modelswitch.cli.session import Session
+from modelswitch.client import Prediction
+from modelswitch.client.answers import Reply, prediction_of
+from modelswitch.client.bodies import body_of
 from modelswitch.errors import NotFound
-from modelswitch.line import Slot
 from modelswitch.refs import ModelRef
-from modelswitch.registry import ModelVersion, RegisteredModel
-from modelswitch.servers.protocol import Answer
+from modelswitch.registry import ABOUT_TAG, RECIPE_TAG, ModelVersion, RegisteredModel
+from modelswitch.served import Served
 from modelswitch.settings import Settings
 from modelswitch.switch import ModelSwitch
 from tests.site import Site
+
+
+def _tags(
+    *,
+    tags: Mapping[str, str] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    documents = {RECIPE_TAG: recipe, ABOUT_TAG: about}
+    kept = {tag: json.dumps(dict(d)) for tag, d in documents.items() if d is not None}
+    return {**(tags or {}), **kept}
 
 
 class MemoryRegistry:
@@ -41,7 +55,7 @@ class MemoryRegistry:
             run_id="0" * 32,
             source=uri,
             status="READY",
-            tags=dict(documents.get("tags") or {}),
+            tags=_tags(**documents),
             aliases=(),
             stage="None",
             description="",
@@ -111,7 +125,7 @@ class TwinSwitch(ModelSwitch):
             actor=actor,
         )
         self.site = site
-        self.timeout_s: float | None = None
+        self.client: TwinClient | None = None
 
     def build(self, ref: ModelRef, **_: Any) -> Built:
         version = self.registry.get_version(ref.name, self.resolve(ref))
@@ -123,17 +137,47 @@ class TwinSwitch(ModelSwitch):
     def find_build(self, ref: ModelRef, **_: Any) -> str | None:
         return None
 
-    def predict(
-        self, model: str, body: bytes, *, version: str | None = None, timeout_s: float = 30.0
-    ) -> Answer:
-        self.timeout_s = timeout_s
-        label = next((s.label for s in self._slots(model) if s.version == version), None)
-        twin = self.site.twins["a"]
-        return self.site.on_loop(lambda: twin.predict(model, body, label=label))
+    @cached_property
+    def served(self) -> Served:
+        return Served(self.rooms, self.versions, connect=self._connect)
 
-    def _slots(self, model: str) -> tuple[Slot, ...]:
-        event = self.ledger.head(model)
-        return event.head.slots if event else ()
+    def _connect(self, url: str) -> Any:
+        self.client = TwinClient(self.site, url)
+        return self.client
+
+
+class TwinClient:
+    """What the facade uses of a Client, over the twin of server a."""
+
+    def __init__(self, site: Site, url: str) -> None:
+        self.site = site
+        self.url = url
+        self.timeout_s: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held open."""
+
+    def predict(
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        version: str | None,
+        timeout_s: float,
+        correlation_id: str,
+    ) -> Prediction:
+        self.timeout_s = timeout_s
+        twin, body = self.site.twins["a"], body_of(inputs)
+        answer = self.site.on_loop(lambda: twin.predict(model, body.content, label=version))
+        return prediction_of(
+            Reply(answer.status, answer.headers, answer.body),
+            model=model,
+            correlation_id=correlation_id,
+            latency_ms=answer.latency_ms,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import rich_click as click
 
 from modelswitch.cli.output import Result, Table, counted, local_time, size, utc_time
 from modelswitch.cli.session import Session
-from modelswitch.cli.verbs import Verb, complete_model
+from modelswitch.cli.verbs import ALLOW_PICKLE, Verb, complete_model
 from modelswitch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,27 +24,28 @@ PANEL = "Models"
 @click.argument("uri")
 @click.option("--name", required=True, help="The registered model's name.")
 @click.option("--tag", "tags", multiple=True, metavar="K=V", help="A tag of the version; repeat.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="How it is served, as JSON.")
-@click.option("--about", type=click.Path(path_type=Path), help="Task, latency SLA, card: JSON.")
+@click.option("--serving", type=click.Path(path_type=Path), help="serving.toml: recipe, about.")
+@ALLOW_PICKLE
 @click.pass_obj
 def register(
     session: Session,
     uri: str,
     name: str,
     tags: tuple[str, ...],
-    recipe: Path | None,
-    about: Path | None,
+    serving: Path | None,
+    allow_pickle: bool,
 ) -> Result:
     """Register a run's model (runs:/RUN/model, models:/m-…, a folder) as a version of NAME."""
-    from modelswitch.cli.documents import read_object
+    from modelswitch.cli.documents import read_serving
+    from modelswitch.cli.served_as import changed
     from modelswitch.refs import check_name
 
     check_name(name)
     pairs = dict(_pair(tag) for tag in tags)
-    documents = {
-        "recipe": read_object(recipe) if recipe else None,
-        "about": read_object(about) if about else None,
-    }
+    said = read_serving(serving) if serving else None
+    documents = {"recipe": said.recipe if said else None, "about": said.about if said else None}
+    if allow_pickle:
+        documents["recipe"] = {**(documents["recipe"] or {}), "allow_pickle": True}
     if session.dry_run:
         line = f"would register {uri} as a version of {name}, unless it is one already"
         return Result({"changes": True, "model": name, "uri": uri}, [line], exit=3)
@@ -58,8 +60,9 @@ def register(
         "run_id": version.run_id,
         "source": version.source,
         "tags": dict(version.tags),
+        "changed": sorted(version.former),
     }
-    return Result(data, [line])
+    return Result(data, [line, *changed(version, serving)])
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -113,10 +116,12 @@ def _row_text(row: ModelRow) -> tuple[str, ...]:
 @click.pass_obj
 def show(session: Session, ref: str) -> Result:
     """All that is known of one version: NAME@VERSION, @STAGE, @ALIAS; NAME is what serves."""
+    from modelswitch.cli.served_as import TAGS, about_line, archive_line, recipe_line
     from modelswitch.cli.story import story
     from modelswitch.refs import parse_ref
 
     shown = session.switch.show(parse_ref(ref))
+    memory = session.switch.measured_memory(shown.ref.name)
     tracking = session.switch.addresses.tracking_uri
     links = _links(shown, tracking)
     by_seq = {event.seq: event for event in shown.rows}
@@ -138,7 +143,8 @@ def show(session: Session, ref: str) -> Result:
         version = shown.version
         lines.append(f"run: {version.run_id or '-'}  source: {version.source}")
         lines += [f"{name}: {url}" for name, url in links.items()]
-        lines += [f"tag {key}: {value}" for key, value in sorted(version.tags.items())]
+        lines += [line for line in (about_line(version), recipe_line(version)) if line]
+        lines += [f"tag {k}: {v}" for k, v in sorted(version.tags.items()) if k not in TAGS]
         if version.description:
             lines.append(version.description)
     else:
@@ -147,13 +153,10 @@ def show(session: Session, ref: str) -> Result:
         document = shown.documents.get(slot.digest)
         workers = counted(slot.workers, "worker")
         lines.append(f"archive {slot.digest} ({slot.label}), {workers} on each server")
-        if document is not None:
-            golden = document.golden.kind if document.golden else "none"
-            recipe = ", ".join(f"{k} {v}" for k, v in document.recipe.model_dump().items())
-            lines.append(f"  golden request: {golden}; recipe: {recipe}")
+        lines.append(f"  {archive_line(document, slot, memory.get(slot.label))}")
     if rows:
         lines.append(Table(("row", "at", "by", "what", "reason"), rows))
-    return Result(_shown_data(shown, links), lines)
+    return Result(_shown_data(shown, links, memory), lines)
 
 
 def _links(shown: Shown, tracking: str) -> dict[str, str]:
@@ -166,7 +169,9 @@ def _links(shown: Shown, tracking: str) -> dict[str, str]:
     return found
 
 
-def _shown_data(shown: Shown, links: dict[str, str]) -> dict[str, Any]:
+def _shown_data(shown: Shown, links: dict[str, str], memory: Mapping[str, int]) -> dict[str, Any]:
+    from modelswitch.cli.served_as import documents
+
     version, entry = shown.version, shown.quarantined
     archives = []
     for slot in shown.slots:
@@ -176,8 +181,10 @@ def _shown_data(shown: Shown, links: dict[str, str]) -> dict[str, Any]:
                 "digest": slot.digest,
                 "label": slot.label,
                 "workers": slot.workers,
+                "worker_memory_bytes": memory.get(slot.label),
                 "golden": document.golden.kind if document and document.golden else None,
                 "recipe": document.recipe.model_dump(mode="json") if document else None,
+                "runs_code": document.runs_code if document else None,
             }
         )
     return {
@@ -185,6 +192,7 @@ def _shown_data(shown: Shown, links: dict[str, str]) -> dict[str, Any]:
         "version": shown.ref.version,
         "stage": str(shown.stage),
         "archives": archives,
+        **documents(version),
         "run_id": version.run_id if version else None,
         "source": version.source if version else None,
         "tags": dict(version.tags) if version else {},
@@ -201,22 +209,34 @@ def _shown_data(shown: Shown, links: dict[str, str]) -> dict[str, Any]:
 @click.argument("ref", shell_complete=complete_model)
 @click.option("--check", is_flag=True, help="Build again and compare the bytes: exit 3.")
 @click.option("--no-golden", is_flag=True, help="Without a golden request.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe, as JSON.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Another recipe: TOML, JSON.")
+@click.option("--data", type=click.Path(path_type=Path), help="What int8 is calibrated with.")
+@ALLOW_PICKLE
 @click.pass_obj
-def build(session: Session, ref: str, check: bool, no_golden: bool, recipe: Path | None) -> Result:
+def build(
+    session: Session,
+    ref: str,
+    check: bool,
+    no_golden: bool,
+    recipe: Path | None,
+    data: Path | None,
+    allow_pickle: bool,
+) -> Result:
     """Build a version's archive; it is built once, and reused."""
-    from modelswitch.cli.documents import read_object
+    from modelswitch.cli.documents import read_recipe
     from modelswitch.refs import parse_ref
 
     wanted = parse_ref(ref)
-    document = read_object(recipe) if recipe else None
+    document = read_recipe(recipe) if recipe else None
     if check:
-        if document or no_golden:
-            raise UsageError("--check builds what was built before: without other flags")
+        if document or no_golden or allow_pickle:
+            raise UsageError("--check builds what was built before: with --data alone")
         with session.steps(ref):
-            differs = session.switch.check_build(wanted)
+            differs = session.switch.check_build(wanted, data)
         lines = differs or [f"{ref} builds to the same bytes again"]
         return Result({"differs": differs}, lines, exit=3 if differs else 0)
+    if allow_pickle:
+        document = session.switch.allowing_pickle(wanted, document)
     if session.dry_run:
         digest = session.switch.find_build(wanted, golden=not no_golden, recipe=document)
         line = f"{ref} is built: {digest}" if digest else f"would build {ref}"
@@ -224,21 +244,25 @@ def build(session: Session, ref: str, check: bool, no_golden: bool, recipe: Path
             {"changes": digest is None, "digest": digest}, [line], exit=0 if digest else 3
         )
     with session.steps(ref):
-        built = session.switch.build(wanted, golden=not no_golden, recipe=document)
+        built = session.switch.build(wanted, golden=not no_golden, recipe=document, data=data)
     golden = built.document.golden.kind if built.document.golden else None
     name = f"{wanted.name}@{built.slot.version}"
-    data = {
+    facts = {
         "model": wanted.name,
         "version": built.slot.version,
         "digest": built.slot.digest,
         "label": built.slot.label,
         "size_bytes": built.size_bytes,
         "golden": golden,
+        "calibration": built.document.recipe.calibration,
         "reused": built.reused,
     }
     how = "was built before" if built.reused else "is built"
     line = f"{name} {how}: {built.slot.digest} ({size(built.size_bytes)}, golden: {golden})"
-    return Result(data, [line])
+    lines = [line]
+    if data is not None:
+        lines.append(f'of this data the recipe says: calibration = "{facts["calibration"]}"')
+    return Result(facts, lines)
 
 
 VERBS = (register, models, show, build)

@@ -1,13 +1,16 @@
-"""Files that are handed to a verb: JSON, checked before anything is done with it."""
+"""Files that are handed to a verb: JSON or TOML, checked before anything is done with them."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelswitch.errors import UsageError
+
+if TYPE_CHECKING:
+    from modelswitch.archive.serving import Serving
 
 
 def read_json(path: Path) -> bytes:
@@ -15,21 +18,60 @@ def read_json(path: Path) -> bytes:
 
     Raises UsageError with the line and column where they do not.
     """
-    name = "standard input" if str(path) == "-" else str(path)
-    try:
-        body = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from error
-    _parse(body, name)
+    body = _read(path)
+    _parse(body, _name(path))
     return body
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, such as a recipe; raises UsageError on anything else."""
-    found = _parse(read_json(path), str(path))
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no JSON object", next='like {"batch_size": 8}')
-    return found
+def read_inputs(path: Path) -> Any:
+    """What a model is asked: the bytes of an image, an array or JSON; the path of a .csv.
+
+    Raises UsageError as `read_json` does for what is none of these.
+    """
+    from modelswitch.client.bodies import is_binary
+
+    if path.suffix.lower() == ".csv":
+        return path
+    body = _read(path)
+    if not is_binary(body):
+        _parse(body, _name(path))
+    return body
+
+
+def read_serving(path: Path) -> Serving:
+    """A serving.toml; raises UsageError naming the key that is wrong."""
+    from modelswitch.archive.serving import parse_serving
+
+    return parse_serving(_text(_read(path), _name(path)), source=_name(path))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe of a serving.toml, or as one JSON object; raises UsageError as those do."""
+    from modelswitch.archive.serving import check_recipe, parse_serving
+
+    body, name = _read(path), _name(path)
+    if body.lstrip()[:1] != b"{":  # which no TOML begins with
+        return dict(parse_serving(_text(body, name), source=name).recipe)
+    found = _parse(body, name)
+    return dict(check_recipe(found, source=name))
+
+
+def _text(body: bytes, name: str) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not TOML: {error}") from error
+
+
+def _name(path: Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{_name(path)} cannot be read: {error.strerror or error}") from error
 
 
 def _parse(body: bytes, name: str) -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 from modelswitch.cli.output import Table, counted, local_time, utc_time
 from modelswitch.line import version_of
 from modelswitch.pins import PinnedModel, Pins
-from modelswitch.reports import Report, State
+from modelswitch.policy.sums import amount
+from modelswitch.reports import ModelReport, Report, State
 
 STATES = ("down", "failing", "behind", "loading", "well")  # worst first
 FEW = 12  # servers that have a row each
@@ -60,7 +61,12 @@ class Server:
                     "proven_at": utc_time(model.proof.at) if model.proof else None,
                     "error": model.error,
                     "slots": {
-                        label: {"state": str(s.state), "workers": s.workers, "error": s.error}
+                        label: {
+                            "state": str(s.state),
+                            "workers": s.workers,
+                            "error": s.error,
+                            "memory_bytes": s.memory_bytes,
+                        }
                         for label, s in sorted(model.slots.items())
                     },
                 }
@@ -284,19 +290,34 @@ def badness(server: Server) -> int:
 
 def _table(servers: Sequence[Server], wanted: int | None) -> Table:
     pooled = any(s.report.pool != "default" for s in servers)
+    measured = any(_memory(m) for s in servers for m in s.report.models.values())
     rows: list[tuple[str, ...]] = []
     for server in servers:
         report = server.report
         place = (report.server, *((report.pool,) if pooled else ()))
         generation = f"{report.generation} of {'?' if wanted is None else wanted}"
         defaults = [
-            (name, model.default or "-", local_time(model.proof.at) if model.proof else "-")
+            (
+                name,
+                model.default or "-",
+                local_time(model.proof.at) if model.proof else "-",
+                *((_memory(model) or "-",) if measured else ()),
+            )
             for name, model in sorted(report.models.items())
-        ] or [("-", "-", "-")]
+        ] or [("-", "-", "-", *(("-",) if measured else ()))]
         rows.append((*place, generation, *defaults[0], server.why_not or "well"))
         rows += [(*("" for _ in place), "", *default, "") for default in defaults[1:]]
     headings = ("server", *(("pool",) if pooled else ()), "generation", "model", "default")
-    return Table((*headings, "proven since", "state"), rows)
+    memory = ("memory",) if measured else ()
+    return Table((*headings, "proven since", *memory, "state"), rows)
+
+
+def _memory(model: ModelReport) -> str | None:
+    """What all workers of a model take on one server: `1.6 GB`; None where nobody can tell."""
+    slots = model.slots.values()
+    known = sum(s.workers * (s.memory_bytes or 0) for s in slots)
+    more = any(s.workers and not s.memory_bytes for s in slots)
+    return ("at least " if more else "") + amount(known) if known else None
 
 
 def _named(model: str, label: str | None) -> str:

@@ -13,7 +13,20 @@ import rich_click as click
 from click.exceptions import Exit, NoArgsIsHelpError
 
 from modelswitch import __version__
-from modelswitch.cli import agent, books, catalog, completion, doctor, logs, moves, predict, stack
+from modelswitch.cli import (
+    agent,
+    bench,
+    books,
+    catalog,
+    completion,
+    doctor,
+    engines,
+    logs,
+    moves,
+    predict,
+    scale,
+    stack,
+)
 from modelswitch.cli.output import print_envelope, say
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import Verbs, name_of
@@ -37,7 +50,20 @@ def cli() -> None:
     """Takes a model version from an MLflow registry to TorchServe and back, provably."""
 
 
-for _room in (stack, catalog, moves, predict, books, logs, doctor, agent, completion):
+for _room in (
+    stack,
+    catalog,
+    engines,
+    moves,
+    scale,
+    predict,
+    bench,
+    books,
+    logs,
+    doctor,
+    agent,
+    completion,
+):
     for _verb in _room.VERBS:
         cli.add_command(_verb)
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from modelswitch.cli.output import Result, Table, counted, local_time, utc_time
+from modelswitch.cli.moved import commit_this, marks, moved_data, planned, promoted, proven, version
+from modelswitch.cli.output import Result, Table, counted, local_time
 from modelswitch.cli.session import Session
-from modelswitch.cli.verbs import Verb, Verbs, complete_model
+from modelswitch.cli.verbs import ALLOW_PICKLE, WORKERS, Verb, Verbs, complete_model
 from modelswitch.errors import UsageError
 
 if TYPE_CHECKING:
-    from modelswitch.moves import Moved
     from modelswitch.moves.preview import Preview
-    from modelswitch.switch import Switched
 
 PANEL = "Moves"
 _WAIT_S = 600.0  # for a plan to be applied, unless --timeout says otherwise
@@ -28,7 +27,10 @@ _WAIT_S = 600.0  # for a plan to be applied, unless --timeout says otherwise
 )
 @click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
 @click.option("--no-golden", is_flag=True, help="Build without a golden request.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe, as JSON.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Another recipe: TOML, JSON.")
+@ALLOW_PICKLE
+@click.option("--workers", type=WORKERS, metavar="N", help="Worker processes on each server.")
+@click.option("--overcommit", is_flag=True, help="More than a server's memory and cores.")
 @click.option("--pool", metavar="POOL", help="The servers that shall hold a new model.")
 @click.option("--only-in", metavar="POOL", help="Keep a candidate to the servers of this pool.")
 @click.option("--plan", is_flag=True, help="Only write the pins down, for a pull request.")
@@ -40,12 +42,15 @@ def promote(
     reason: str | None,
     no_golden: bool,
     recipe: Path | None,
+    allow_pickle: bool,
+    workers: int | None,
+    overcommit: bool,
     pool: str | None,
     only_in: str | None,
     plan: bool,
 ) -> Result:
     """Bring a version to Staging (loaded, no traffic) or to Production (answers everywhere)."""
-    from modelswitch.cli.documents import read_object
+    from modelswitch.cli.documents import read_recipe
     from modelswitch.refs import parse_ref, parse_stage
 
     wanted, stage = parse_ref(ref), parse_stage(to)
@@ -57,10 +62,19 @@ def promote(
             f"a version is promoted to staging or production, not to {stage}",
             next=f"modelswitch retire {ref} takes it out of service",
         )
-    document = read_object(recipe) if recipe else None
+    document = read_recipe(recipe) if recipe else None
+    if allow_pickle:
+        document = session.switch.allowing_pickle(wanted, document)
     if session.dry_run:
         preview = session.switch.preview_promote(
-            wanted, stage, golden=not no_golden, recipe=document, pool=pool, only_in=only_in
+            wanted,
+            stage,
+            golden=not no_golden,
+            recipe=document,
+            pool=pool,
+            only_in=only_in,
+            workers=workers,
+            overcommit=overcommit,
         )
         return _previewed(preview)
     why = session.reason(reason)
@@ -74,17 +88,19 @@ def promote(
             pool=pool,
             only_in=only_in,
             plan=plan,
+            workers=workers,
+            overcommit=overcommit,
         )
     if switched.moved.plan is not None:
         return Result(
-            _moved_data(switched) | {"stage": str(stage)},
-            [_planned(switched, switched.moved.plan)],
+            moved_data(switched) | {"stage": str(stage)},
+            [planned(switched, switched.moved.plan)],
         )
     return Result(
-        _moved_data(switched) | {"stage": str(stage)},
+        moved_data(switched) | {"stage": str(stage)},
         [
-            _promoted(session, switched, str(stage), progress.waited_s),
-            *(_commit_this(session) if switched.moved.changed else ()),
+            promoted(session, switched, str(stage), progress.waited_s),
+            *(commit_this(session) if switched.moved.changed else ()),
         ],
     )
 
@@ -125,11 +141,11 @@ def rollback(
         )
     moved = switched.moved
     line = (
-        f"{name}@{_version(moved.after)} serves again on "
-        f"{_proven(moved, progress.waited_s)}. Left: {name}@{_version(moved.before)}"
-        f"{'' if no_quarantine else ', quarantined'}. {_marks(switched)}"
+        f"{name}@{version(moved.after)} serves again on "
+        f"{proven(moved, progress.waited_s)}. Left: {name}@{version(moved.before)}"
+        f"{'' if no_quarantine else ', quarantined'}. {marks(switched)}"
     )
-    return Result(_moved_data(switched), [line, *_commit_this(session)])
+    return Result(moved_data(switched), [line, *commit_this(session)])
 
 
 @click.command("retire", cls=Verb, panel=PANEL)
@@ -152,8 +168,8 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
         switched = session.switch.retire(wanted, why)
     moved = switched.moved
     serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
-    line = f"{ref} is retired and is unloaded; {serves}. {_marks(switched)}"
-    return Result(_moved_data(switched), [line, *_commit_this(session)])
+    line = f"{ref} is retired and is unloaded; {serves}. {marks(switched)}"
+    return Result(moved_data(switched), [line, *commit_this(session)])
 
 
 @click.command("resume", cls=Verb, panel=PANEL)
@@ -204,7 +220,7 @@ def resume(
         what = (
             f"the plan of {moved.model} is given up" if give_up else f"{moved.model} is concluded"
         )
-        lines.append(f"{what}: {serves}. {_marks(switched)}")
+        lines.append(f"{what}: {serves}. {marks(switched)}")
     after = session.switch.published_generation()
     if after != before:
         lines.append(f"published: generation {after} (before: {before or 'nothing readable'})")
@@ -215,9 +231,9 @@ def resume(
             'modelswitch resume --outrank --reason "…"'
         )
     if concluded:
-        lines += _commit_this(session)
+        lines += commit_this(session)
     return Result(
-        [_moved_data(s) for s in concluded],
+        [moved_data(s) for s in concluded],
         lines or ["nothing was open; the fleet and the marks are as the ledger says"],
         exit=4 if ahead else 0,
     )
@@ -241,8 +257,8 @@ def adopt(session: Session, ref: str | None, reason: str | None) -> Result:
     why = session.reason(reason)
     with session.steps(ref) as progress:
         switched = session.switch.adopt(wanted, why)
-    line = _promoted(session, switched, "production", progress.waited_s)
-    return Result(_moved_data(switched), [line, *_commit_this(session)])
+    line = promoted(session, switched, "production", progress.waited_s)
+    return Result(moved_data(switched), [line, *commit_this(session)])
 
 
 @click.group("quarantine", cls=Verbs, panel=PANEL)
@@ -301,93 +317,6 @@ def quarantine_lift(session: Session, ref: str, reason: str | None) -> Result:
 
 
 VERBS = (promote, rollback, retire, resume, adopt, quarantine)
-
-
-def _moved_data(switched: Switched) -> dict[str, Any]:
-    moved = switched.moved
-    return {
-        "model": moved.model,
-        "from": moved.before.version if moved.before else None,
-        "to": moved.after.version if moved.after else None,
-        "digest": moved.after.digest if moved.after else None,
-        "event": moved.event,
-        "generation": moved.generation,
-        "changed": moved.changed,
-        "replaced": [slot.version for slot in moved.replaced],
-        "servers": [
-            {
-                "name": server.name,
-                "state": server.state,
-                "proven_at": utc_time(server.proven_at),
-                "latency_ms": server.latency_ms,
-                "error": server.error,
-            }
-            for server in moved.servers
-        ],
-        "marks": switched.marks,
-    } | ({"plan": moved.plan} if moved.plan else {})
-
-
-def _promoted(session: Session, switched: Switched, stage: str, waited_s: float | None) -> str:
-    moved = switched.moved
-    name = f"{moved.model}@{_version(moved.after)}"
-    if not moved.changed:
-        return f"{name} is in {stage.capitalize()} already; nothing was changed. {_marks(switched)}"
-    if stage == "production":
-        line = f"{name} serves on {_proven(moved, waited_s)}."
-        if moved.before:
-            line += f" Before: {moved.model}@{moved.before.version}, warm as the way back."
-    else:
-        line = f"{name} is in Staging on {_proven(moved, waited_s)} and takes no traffic."
-    if moved.replaced:
-        gone = ", ".join(f"{moved.model}@{slot.version}" for slot in moved.replaced)
-        line += f" It replaces the candidate {gone}."
-    line += f" {_marks(switched)}"
-    if stage == "staging" and moved.after:
-        fleet = session.settings.fleet
-        servers = session.switch.addresses.servers if fleet.kind == "folder" else ()
-        url = fleet.inference_url or (servers[0].inference_url if servers else None)
-        if url:
-            line += f" Try it: {url}/predictions/{moved.model}/{moved.after.label}"
-    return line
-
-
-def _commit_this(session: Session) -> list[str]:
-    """What is published stands in the working tree too, and belongs into its history."""
-    file = session.settings.fleet.pins_file
-    return [f"commit this: {file} holds the pins that are published now"] if file else []
-
-
-def _planned(switched: Switched, file: str) -> str:
-    moved = switched.moved
-    first = "is planned" if moved.changed else "was planned already"
-    return (
-        f"{moved.model}@{_version(moved.after)} {first} (row {moved.event}): its pins stand in "
-        f"{file}, and nothing has changed on any server. Commit it, have it applied, then: "
-        "modelswitch resume --wait"
-    )
-
-
-def _proven(moved: Moved, waited_s: float | None) -> str:
-    """`3 servers, proven in 41 ms (a 3.1 ms, b 2.8 ms, c 3.0 ms)`."""
-    each = ", ".join(
-        f"{s.name} {s.latency_ms:.1f} ms" if s.latency_ms is not None else s.name
-        for s in moved.servers
-    )
-    took = ""
-    if waited_s is not None:
-        took = f" in {waited_s:.1f} s" if waited_s >= 1 else f" in {waited_s * 1000:.0f} ms"
-    return f"{counted(len(moved.servers), 'server')}, proven{took} ({each})"
-
-
-def _marks(switched: Switched) -> str:
-    if switched.marks != "pending":
-        return f"MLflow's marks: {switched.marks}."
-    return f"MLflow's marks: pending ({switched.marks_error}); modelswitch resume catches them up."
-
-
-def _version(slot: Any) -> str:
-    return slot.version if slot is not None else "-"
 
 
 def _short(entry: Any) -> str:

@@ -14,6 +14,8 @@ _WORDS = {
     "registry.download": "fetching its files from MLflow",
     "registry.upload": "uploading its files to MLflow",
     "archive.golden": "asking the golden request",
+    "archive.convert": "converting it for its engine",
+    "archive.prove": "proving what was built",
     "archive.write": "writing the archive",
     "store.put": "storing the archive",
     "store.fetch": "fetching the archive",
@@ -23,7 +25,15 @@ _WORDS = {
 }
 # What servers are waited for after a row of that kind.
 _DOING = {"prepared": "loading on", "committed": "proving on", "settled": "proving on"}
-_LONG = {"registry.download", "registry.upload", "archive.golden", "stack.start", "stack.stop"}
+_LONG = {
+    "archive.convert",
+    "engines.try",
+    "registry.download",
+    "registry.upload",
+    "archive.golden",
+    "stack.start",
+    "stack.stop",
+}
 
 
 class Progress:
@@ -94,6 +104,12 @@ def _text(name: str, facts: dict[str, Any], doing: str) -> str | None:
     if name == "stack.wait":
         part, seconds = facts.get("part"), facts.get("seconds")
         return f"waiting for {part} ({seconds} s)" if part else str(facts.get("why", ""))
+    if name == "bench.warm":
+        return f"warming up ({facts['seconds']} s)"
+    if name == "bench.point":
+        return f"{facts['clients']} clients ({facts['place']} of {facts['points']})"
+    if name == "engines.try":
+        return f"trying {facts.get('engine', '')}"
     words = _WORDS.get(name)
     done, total = facts.get("done_bytes"), facts.get("total_bytes")
     if words and done is not None and total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelswitch.ledger import Event
 from modelswitch.line import Kind
-from modelswitch.moves.news import first_error, named, newcomer, serves
+from modelswitch.moves.news import first_error, named, newcomer, resized, serves
 
 
 def story(event: Event, parent: Event | None) -> str:
@@ -15,6 +15,8 @@ def story(event: Event, parent: Event | None) -> str:
         return _rollback(event)
     if event.action == "retire":
         return _retire(event, parent)
+    if event.action == "scale":
+        return _scale(event, parent)
     if event.kind is not Kind.SETTLED and event.target is not None and event.line is not None:
         name = named(event.model, newcomer(event.line, event.target))
         if event.head.planned:
@@ -51,6 +53,19 @@ def _retire(event: Event, parent: Event | None) -> str:
     if event.line is not None and not event.line.slots:
         return f"retire {event.model}: nothing of it is served"
     return f"retire {gone or event.model}"
+
+
+def _scale(event: Event, parent: Event | None) -> str:
+    if event.target is not None:
+        slot = newcomer(event.line, event.target) if event.line else None
+        workers = f" to {slot.workers} workers" if slot else ""
+        return f"scale {named(event.model, slot)}{workers}: starting beside what serves"
+    sizes = resized(event, parent)
+    if sizes is None:
+        late = first_error(event.evidence.get("servers", {}))
+        return f"scale {event.model}: undone" + (f" (server {late[0]}: {late[1]})" if late else "")
+    on = _servers(event, "proven")
+    return f"scale: {sizes}" + (f" (proven on {on})" if on else "")
 
 
 def _concluded(event: Event, parent: Event) -> str:

@@ -19,6 +19,10 @@ from rich_click import (
 from modelswitch.cli.output import Result, print_envelope, print_result
 from modelswitch.cli.session import Session
 
+WORKERS = click.IntRange(1, 1024)  # as many as pins can ask for
+ALLOW_PICKLE = click.option(
+    "--allow-pickle", is_flag=True, help="Serve a pickled torch module: loading it runs its code."
+)
 _PANEL = "Everywhere"
 
 

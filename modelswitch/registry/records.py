@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ class ModelVersion:
     """One version. `stage` is MLflow's ("Production"); None where its client knows no stages.
 
     `aliases` are filled by `Registry.versions` and `get_version`. `is_new` is true only of what
-    `register` has just created.
+    `register` has just created; `former` are tags that it has changed, as they were.
     """
 
     model: str
@@ -27,6 +27,7 @@ class ModelVersion:
     description: str
     created_at: datetime
     is_new: bool = False
+    former: Mapping[str, str | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"

@@ -214,11 +214,11 @@ class Registry:
 
     def _registered_before(self, found: ModelVersion, wanted: Mapping[str, str]) -> ModelVersion:
         tell("registry.register", model=found.model, version=found.version, exists=True)
-        for key, value in wanted.items():
-            if found.tags.get(key) != value:
-                with effect("registry.tag", model=found.model, version=found.version, key=key):
-                    self.set_tag(found.model, found.version, key, value)
-        return replace(found, tags={**found.tags, **wanted})
+        former = {k: found.tags.get(k) for k, value in wanted.items() if found.tags.get(k) != value}
+        for key in former:
+            with effect("registry.tag", model=found.model, version=found.version, key=key):
+                self.set_tag(found.model, found.version, key, wanted[key])
+        return replace(found, tags={**found.tags, **wanted}, former=former)
 
     def _no_model(self, model: str) -> NotFound:
         names = [m.name for m in self.models()]

@@ -121,6 +121,7 @@ def test_the_same_source_again_is_the_same_version_with_the_new_tags(
 
     assert second.version == first.version
     assert not second.is_new
+    assert second.former == {"task": "a"}
     assert {"model": name, "version": "1", "exists": True} in told
     assert registry.get_version(name, "1").tags == {"task": "b", "kept": "yes"}
     assert len(registry.versions(name)) == 1

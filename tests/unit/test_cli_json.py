@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from modelswitch.archive.contest import Tried
+from modelswitch.archive.recipe import Recipe
 from modelswitch.cli.session import Session
 from modelswitch.local.addresses import addresses
 from modelswitch.local.folders import Folders
 from modelswitch.local.status import MemberStatus, StackStatus
+from modelswitch.switch import ModelSwitch
 from tests.site import Site, wait_for
 from tests.terminal import Terminal
 
@@ -26,7 +29,7 @@ EXAMPLES = {
     )
 }
 # Below these, keys are names, or free.
-FREE = {"models", "tags", "links", "evidence", "answer"}
+FREE = {"models", "tags", "links", "evidence", "answer", "a_second"}
 
 
 @pytest.fixture
@@ -93,6 +96,21 @@ def test_rollback_and_its_dry_run(terminal: Terminal) -> None:
     assert_as_documented("show", shown)
 
 
+def test_scale_and_its_dry_run(terminal: Terminal) -> None:
+    terminal.stand("1")
+    line = ("scale", "digits", "--workers", "2", "--json")
+    dry = terminal(*line, "--dry-run")
+    assert (dry.exit, dry.data["from"], dry.data["to"]) == (3, 1, 2)
+    assert_as_documented("scale-dry-run", dry.data)
+    assert terminal(*line).document["error"]["code"] == "usage"  # no reason
+    done = terminal(*line, "--reason", "more callers")
+    assert (done.exit, done.data["changed"]) == (0, True)
+    assert_as_documented("scale", done.data)
+    again = terminal(*line, "--reason", "more callers")
+    assert (again.exit, again.data["changed"]) == (0, False)
+    assert_as_documented("scale", again.data)
+
+
 def test_models_and_history(terminal: Terminal) -> None:
     terminal.stand("1", "2")
     terminal.register("3")
@@ -138,7 +156,9 @@ def test_predict_names_who_answered(terminal: Terminal, tmp_path: Path) -> None:
     said = terminal("predict", "digits", "--input", str(request), "--json", "--timeout", "7")
     assert said.data["answered_by"] == "digits@2"
     assert_as_documented("predict", said.data)
-    assert terminal.switches[-1].timeout_s == 7
+    client = terminal.switches[-1].client
+    assert client is not None
+    assert client.timeout_s == 7
     older = terminal("predict", "digits@1", "--input", str(request), "--json")
     assert older.data["answered_by"] == "digits@1"
 
@@ -149,6 +169,26 @@ def test_register_and_build(terminal: Terminal) -> None:
     assert made.data["tags"] == {"task": "digits"}
     assert_as_documented("register", made.data)
     assert_as_documented("build", terminal("build", "digits@1", "--json").data)
+
+
+def test_engines(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(*_: Any, **__: Any) -> Iterator[Tried]:
+        yield Tried("eager", Recipe(), None, 0.3, {1: 3e3, 8: 8e3}, 7 << 28, 2 << 17, 0.0, None)
+        yield Tried(
+            "onnx", Recipe(engine="onnx"), None, 0.1, {1: 1e4, 8: 2e4}, 1 << 26, 2 << 17, 1e-7
+        )
+        yield Tried("bf16", Recipe(engine="bf16"), why="digits@1: no operator aten.fancy")
+
+    monkeypatch.setattr(ModelSwitch, "engines", tried)
+
+    said = terminal("engines", "digits@1", "--json")
+    shown = terminal("engines", "digits@1")
+
+    assert_as_documented("engines", said.data)
+    assert said.data["fastest"] == "onnx"
+    assert [one["may_serve"] for one in said.data["engines"]] == [True, True, False]
+    for text in ("onnx *", "20,000", "bf16: digits@1: no operator aten.fancy", 'engine = "onnx"'):
+        assert text in shown.out
 
 
 def test_pins_are_the_canonical_text(terminal: Terminal) -> None:

@@ -19,7 +19,19 @@ from tests.site import wait_for
 
 VERBS = [
     *("up", "down", "status", "register", "models", "show", "build", "promote", "rollback"),
-    *("retire", "predict", "diff", "history", "resume", "adopt", "logs", "doctor", "agent"),
+    *("scale", "engines"),
+    *(
+        "retire",
+        "predict",
+        "bench",
+        "diff",
+        "history",
+        "resume",
+        "adopt",
+        "logs",
+        "doctor",
+        "agent",
+    ),
     *("quarantine", "pins", "completion"),
 ]
 

@@ -223,6 +223,7 @@ def test_json_tells_every_slot_of_every_server() -> None:
         "state": "failed",
         "workers": 0,
         "error": "boom",
+        "memory_bytes": None,
     }
     assert data["models"]["faces"]["default"] == label(2)
     assert data["models"]["faces"]["proven_at"] == "2026-05-01T11:00:00Z"

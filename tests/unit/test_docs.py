@@ -12,9 +12,10 @@ from typing import Any
 import click
 import pytest
 
-from modelswitch.archive.recipe import About, Recipe
+from modelswitch.archive.recipe import About, Image, Recipe
+from modelswitch.archive.serving import Serving, parse_serving
 from modelswitch.cli.main import PROGRAM, cli
-from modelswitch.errors import ModelSwitchError
+from modelswitch.errors import ModelSwitchError, UsageError
 from modelswitch.settings import _OTHER_VARIABLES, PREFIX, Settings, _section
 
 ROOT = Path(__file__).parent.parent.parent
@@ -168,15 +169,43 @@ def test_every_error_code_is_explained_with_its_exit_code() -> None:
 
 
 def test_every_key_of_a_recipe_is_described() -> None:
-    rows = table("docs/first-own-model.md", "Register it")
-    defaults = {cells[0].strip("`"): cells[1].strip("`") for cells in rows}
+    for heading, model in (("[recipe]", Recipe), ("[recipe.image]", Image), ("[about]", About)):
+        rows = table("docs/serving-toml.md", heading)
+        defaults = {cells[0].strip("`"): cells[1].strip("`") for cells in rows}
+        keys = [key for key in model.model_fields if key != "handler_release"]
 
-    assert list(defaults) == list(Recipe.model_fields)
-    for key, field in Recipe.model_fields.items():
-        if field.default is not None and field.default_factory is None:
-            assert json.loads(defaults[key]) == field.default
-    about = text_of("docs/first-own-model.md").partition("**About**")[2].partition("\n")[0]
-    assert re.findall(r"`(\w+)`", about) == list(About.model_fields)
+        assert list(defaults) == [key.removesuffix("_bytes") for key in keys]
+        assert all(cells[2] for cells in rows)
+        for key in keys:
+            default = model.model_fields[key].default
+            if default is not None:
+                assert json.loads(defaults[key]) == default, key
+            else:
+                assert defaults[key.removesuffix("_bytes")] == "none"
+
+
+def test_every_example_of_a_serving_file_is_one() -> None:
+    examples = [
+        text
+        for name in DOCUMENTS
+        for text in re.findall(r"^```toml serving\.toml\n(.*?)^```$", text_of(name), re.M | re.S)
+    ]
+
+    assert len(examples) >= 3
+    for example in examples:
+        assert parse_serving(example, source="the example") != Serving({}, {})
+
+
+def test_every_refusal_of_a_serving_file_is_as_shown() -> None:
+    shown = re.findall(
+        r"```toml refused\n(.*?)```\n\n```text\n(.*?)```", text_of("docs/serving-toml.md"), re.S
+    )
+
+    assert len(shown) >= 3
+    for example, said in shown:
+        with pytest.raises(UsageError) as refused:
+            parse_serving(example, source="serving.toml")
+        assert said == f"error: {refused.value.message}\nnext: {refused.value.next}\n"
 
 
 def test_pictures_are_small() -> None:
