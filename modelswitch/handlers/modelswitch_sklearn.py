@@ -5,6 +5,8 @@ A build has seen that it answers what MLflow answers with a DataFrame.
 
 from __future__ import annotations
 
+import importlib
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ else:
     from modelswitch_arrays import ArrayModel
     from modelswitch_protocol import Worker, import_from, limit_threads, refusal_of
     from modelswitch_tensors import Array
+
+
+_WITH_TORCH = "sklearn.externals.array_api_compat.torch"
 
 
 class SklearnModel(ArrayModel):
@@ -59,14 +64,25 @@ class SklearnModel(ArrayModel):
 def _loaded(folder: Path, flavor: dict[str, Any]) -> Any:
     path = folder / Path(flavor.get("pickled_model", "model.pkl")).name
     if flavor.get("serialization_format") == "skops":
-        import skops.io
-
-        return skops.io.load(path, trusted=flavor.get("skops_trusted_types"))
+        return _skops().load(path, trusted=flavor.get("skops_trusted_types"))
     import pickle
 
     # What cloudpickle writes, pickle reads. Its build says that this runs what is in the file.
     with path.open("rb") as file:
         return pickle.load(file)  # noqa: S301
+
+
+def _skops() -> Any:
+    """skops.io, without torch: it imports every package of scikit-learn, and one of them torch.
+
+    That would make a worker three times as large, and its start as long.
+    """
+    apart = sys.modules.setdefault(_WITH_TORCH, None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        if apart is None:
+            del sys.modules[_WITH_TORCH]
 
 
 handle = Worker(SklearnModel())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -494,3 +496,33 @@ def test_body_of_ten_megabytes_is_answered_or_refused(served: Callable[[str], Se
     assert (right.status, len(right.json["predictions"])) == (200, len(rows))
     assert wrong.status == 422
     assert len(wrong.body) < 1000
+
+
+# What TorchServe's worker does once its own modules are imported: load, then answer.
+ALONE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+document = json.load(open(sys.argv[1] + "/modelswitch.json"))
+from pathlib import Path
+from importlib import import_module
+from modelswitch_protocol import Request
+model = import_module(sys.argv[2]).handle.model
+model.load(Path(sys.argv[1]), document)
+[output] = model.predict([model.decode(Request(document["golden"]["request"]))])
+print("torch" in sys.modules, isinstance(output, Exception))
+"""
+
+
+@pytest.mark.parametrize("name", ["onnx", "sklearn_columns", "sklearn_probabilities"])
+def test_a_worker_of_what_is_no_torch_model_never_imports_torch(
+    served: Callable[[str], Served], tmp_path: Path, name: str
+) -> None:
+    built = served(name).built
+    folder = extracted(built.path, tmp_path / "extracted")
+    handler = f"modelswitch_{built.document.recipe.handler}"
+
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(folder), handler], capture_output=True, text=True
+    )
+
+    assert done.stdout == "False False\n", done.stderr
