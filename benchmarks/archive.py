@@ -35,7 +35,7 @@ def draft() -> Document:
         schema=1,
         identity=Identity(model="bench", version="1", run_id=None, source="bench"),
         signature=Signature(inputs=[]),
-        recipe=Recipe(),
+        recipe=Recipe(handler="torch"),
         golden=None,
         entries={},
     )

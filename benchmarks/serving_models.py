@@ -120,7 +120,7 @@ def _hammer(target: Target, begun: Any) -> None:
 
 @contextmanager
 def _burning(cores: float) -> Iterator[list[psutil.Process]]:
-    """So many cores' time, in as few processes as that takes, each in turns of 10 ms."""
+    """So many cores' time, in as few processes as that takes, with pauses of 10 ms."""
     count = max(1, math.ceil(cores))
     begun = [_SPAWN.Event() for _ in range(count)]
     burners = [
@@ -134,11 +134,12 @@ def _burning(cores: float) -> Iterator[list[psutil.Process]]:
 
 def _burn(share: float, begun: Any) -> None:
     begun.set()
+    started, spent = time.perf_counter(), time.thread_time()
     while True:
-        started, spent = time.perf_counter(), time.thread_time()
-        while time.thread_time() - spent < share * _PERIOD_S:
+        # What others took of its share is made up for, as the hammered model's queue would
+        while time.thread_time() - spent < share * (time.perf_counter() - started):
             sum(range(1000))  # or most of it would be asking for the time
-        time.sleep(max(0.0, started + _PERIOD_S - time.perf_counter()))
+        time.sleep(_PERIOD_S)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def put_archive(
         schema=1,
         identity=Identity(model=model, version=version, run_id=None, source=f"models:/m-{version}"),
         signature=Signature(inputs=[]),
-        recipe=Recipe(response_timeout_s=1),
+        recipe=Recipe(handler="torch", response_timeout_s=1),
         golden=Golden(kind="exact", request=GOLDEN, expected={"predictions": [int(version)]}),
         entries={},
     )
