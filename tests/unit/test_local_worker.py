@@ -109,7 +109,9 @@ def ask_message() -> bytes:
 def frontend(tmp_path: Path) -> Iterator[Callable[[str], Frontend]]:
     started = []
 
-    def start(body: str) -> Frontend:
+    def start(body: str, *, ours: bool = True) -> Frontend:
+        if ours:
+            (tmp_path / worker.OURS).touch()
         (tmp_path / "handler.py").write_text(HANDLER.format(body=body))
         launcher = tmp_path / "python"
         launcher.write_text(worker.launcher(sys.executable))
@@ -128,6 +130,14 @@ def test_worker_loads_and_answers_without_torch(frontend: Callable[[str], Fronte
 
     assert b"fine" in server.ask()
     assert not server.has_torch
+
+
+def test_worker_of_another_archive_has_torch_before_it_is_asked(
+    frontend: Callable[..., Frontend],
+) -> None:
+    server = frontend(PLAIN, ours=False)
+
+    assert server.has_torch
 
 
 def test_torch_comes_when_it_is_asked_for(frontend: Callable[[str], Frontend]) -> None:
