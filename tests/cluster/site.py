@@ -96,6 +96,13 @@ class Site:
 
     # Pods
 
+    def lose(self) -> None:
+        """All that was in the cluster, the pods' own disks too."""
+        self.close()
+        self.pairs.clear()
+        self.type("kubectl delete -k k8s/admission")
+        self.type(f"kubectl delete namespace {NAMESPACE} --wait --timeout=120s")
+
     def deploy(self) -> None:
         """The dev overlay as documented, scaled to three."""
         self.type("kubectl apply -k k8s/admission")

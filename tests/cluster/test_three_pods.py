@@ -239,3 +239,19 @@ def test_no_pod_is_no_success(pods: Site) -> None:
     assert "no live server in the pool default" in said.message
     rolled = pods.run("rollback", MODEL, "--reason", "to nobody", "--yes")
     assert rolled.exit != 0
+
+
+@pytest.mark.cluster_wide
+def test_a_lost_cluster_comes_back_from_the_ledger(pods: Site) -> None:
+    """The guide's way back, with the development overlay."""
+    standing = pods.line.default
+    assert standing
+    pods.lose()
+
+    pods.deploy()
+    pods.type("modelswitch resume")
+    pods.start_pods()
+
+    wait_for(lambda: set(pods.serve().values()) == {standing.version})
+    pods.wait_exit(0, "status")
+    pods.assert_one_story(standing.version)
