@@ -96,6 +96,11 @@ class _Asking:
             raise UsageError(f"answer={answer!r}: an answer comes as 'json' or as 'npy'")
         if not model:
             raise UsageError("no model is named")
+        if version is not None and not isinstance(version, str):
+            raise UsageError(
+                f"version={version!r} is no label, such as '3-ab12cd34'",
+                next="modelswitch show NAME@3 tells the label of what is loaded",
+            )
         body = body_of(inputs, content_type=content_type, binary=binary)
         path = f"/predictions/{quote(model, safe='')}"
         return _Question(

@@ -103,12 +103,22 @@ def chosen(specs: Sequence[Column], value: Any) -> list[list[Any]]:
     return columns
 
 
+_TOLD = 10  # of many names
+
+
 def refuse_missing(specs: Sequence[Column], value: dict[str, Any]) -> None:
     """Raise Invalid unless every column has a name in `value`; further ones are ignored."""
     if missing := [spec.name for spec in specs if spec.name not in value]:
-        found = ", ".join(map(str, sorted(value)[:50]))
-        raise Invalid(422, f"missing {missing}; expected {names_of(specs)}, found {found}")
+        # Most often one of these is the missing one, misspelt.
+        unknown = sorted(str(name) for name in value.keys() - {spec.name for spec in specs})
+        found = f"; not known: {_some(unknown)}" if unknown else ""
+        raise Invalid(422, f"missing {_some(missing)}{found}; expected {names_of(specs)}")
 
 
 def names_of(specs: Sequence[Column]) -> str:
-    return ", ".join(f"{spec.name or 'column'} ({spec.text})" for spec in specs)
+    return _some([f"{spec.name or 'column'} ({spec.text})" for spec in specs])
+
+
+def _some(names: Sequence[Any]) -> str:
+    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return ", ".join(map(str, names[:_TOLD])) + more

@@ -280,7 +280,8 @@ def refusal_of(error: Exception) -> Invalid | None:
     if isinstance(error, Invalid):
         return error
     if isinstance(error, ValueError) and _NOT_TAKEN.search(str(error)):
-        return Invalid(422, f"the model does not take these inputs: {str(error).strip()[:500]}")
+        said = str(error).strip().partition("\n")[0]
+        return Invalid(422, f"the model does not take these inputs: {said[:500]}")
     return None
 
 

@@ -438,3 +438,11 @@ async def test_many_tasks_share_one_async_client() -> None:
             answers = await asyncio.gather(*(shared.predict("digits", [n]) for n in range(100)))
     assert [answer.outputs for answer in answers] == [[n] for n in range(100)]
     assert len(server.connections) <= 8
+
+
+def test_a_version_that_is_no_label_is_refused_before_anything_is_sent() -> None:
+    with (
+        modelswitch.Client("http://127.0.0.1:9") as asking,
+        pytest.raises(UsageError, match="version=1 is no label"),
+    ):
+        asking.predict("digits", [1], version=1)  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def test_python_model_with_code_of_its_own_goes_from_register_to_an_answer(
         assert answer.headers["x-model-version"] == "lengths@1"
         wrong = deployment.ask(server, "lengths", json={"dataframe_records": [{"text": 3}]})
         assert wrong.status_code == 422
-        assert "missing ['weight']; expected text (string), weight" in wrong.json()["message"]
+        assert "missing weight; expected text (string), weight" in wrong.json()["message"]
 
     [archive] = deployment.run("show", "lengths@1").document["data"]["archives"]
     assert archive["runs_code"] is True

@@ -369,7 +369,7 @@ def test_named_tensors_reach_the_model_in_the_signatures_order(
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        ({"inputs": {"a": [1]}}, "missing ['b']; expected a (int64, (-1)), b (int64, (-1, 2))"),
+        ({"inputs": {"a": [1]}}, "missing b; expected a (int64, (-1)), b (int64, (-1, 2))"),
         ({"inputs": [1, 2]}, "names no inputs"),
         ({"inputs": {"a": [1.5], "b": [[1, 2]]}}, "the input 'a' holds fractions"),
         ({"inputs": {"a": [1e19], "b": [[1, 2]]}}, "the input 'a' holds fractions"),
@@ -418,7 +418,7 @@ def test_columns_become_one_matrix_and_rows_are_answered(
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        ({"dataframe_records": [{"a": 1.5}]}, "missing ['b']"),
+        ({"dataframe_records": [{"a": 1.5}]}, "missing b"),
         ({"inputs": {"a": [1, 2], "b": [1]}}, "different lengths"),
         ({"inputs": {"a": ["x"], "b": [1]}}, "the input 'a' holds strings"),
         ({"inputs": {"a": [1], "b": [1.5]}}, "the input 'b' holds fractions"),

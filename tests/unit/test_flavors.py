@@ -285,7 +285,7 @@ TABLES: dict[str, tuple[Callable[[Trained], Any], str]] = {
         lambda model: {"inputs": [[*row, 1.0] for row in model.rows.to_numpy().tolist()]},
         "columns",
     ),
-    "without one": (without(2), "missing ["),
+    "without one": (without(2), "missing "),
 }
 
 
