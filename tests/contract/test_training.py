@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from modelswitch import handlers
+from modelswitch.archive.pictures import resolved
 from modelswitch.archive.recipe import Recipe
 from modelswitch.archive.serving import parse_serving
 from modelswitch.registry import Registry
@@ -165,7 +166,9 @@ def test_the_picture_model_learns_from_what_a_worker_reads(
     images = importlib.import_module("modelswitch_images")
     text = pictures.SERVING.read_text(encoding="utf-8")
     serving = parse_serving(text, source=pictures.SERVING.name)
-    worker = images.Images(Recipe.model_validate(serving.recipe).model_dump()["image"])
+    recipe = Recipe.model_validate(serving.recipe)
+    assert recipe.image
+    worker = images.Images(resolved(recipe.image, "pictures@1").model_dump(mode="json"))
     digit = load_digits().images[3]
     png = io.BytesIO()
     pictures.draw(digit, np.random.default_rng(0)).save(png, "PNG")
