@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from modelswitch.errors import ModelSwitchError, NotFound
 from modelswitch.line import Head, Slot
 from modelswitch.moves.moves import Fits
-from modelswitch.policy.sums import Ask, Machine, refuse_misfit, unknown
+from modelswitch.policy.sums import Ask, Machine, memory_sum, refuse_misfit, unknown
 from modelswitch.reports import Report
 from modelswitch.rooms import Rooms
 from modelswitch.versions import Versions
@@ -27,13 +27,15 @@ class Costs:
         self._budgets: dict[tuple[str, str], int | None] = {}
         self._threads: dict[str, int | None] = {}
         self._registry_answers = True
-        self.uncounted: tuple[str, ...] = ()  # versions that the last sum of memory left out
+        self.memory: str | None = None  # the last sum of memory, on the fullest server
+        self.uncounted: tuple[str, ...] = ()  # versions that it left out
 
     def fits(self, model: str, digest: str, *, overcommit: bool = False) -> Fits:
         """For a move of that archive: raises Refused where a server cannot hold the head."""
 
         def refuse(head: Head) -> None:
             machines = self.machines(model, head)
+            self.memory = memory_sum(machines)
             self.uncounted = unknown(m for m in machines if m.capacity.memory_bytes)
             refuse_misfit(machines, model, digest, overcommit=overcommit)
 

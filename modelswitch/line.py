@@ -45,6 +45,11 @@ class Slot:
         """TorchServe's version label: the version and the first 8 digits of the digest."""
         return label_of(self.version, self.digest)
 
+    @property
+    def digest8(self) -> str:
+        """What tells it from another archive of its version: `3:ab12cd34`."""
+        return self.digest.removeprefix(DIGEST_PREFIX)[:8]
+
     def is_named(self, name: str) -> bool:
         """Whether `name` is its label, its digest, or its version (which others may share)."""
         return name in (self.label, self.digest, self.version)
@@ -58,6 +63,25 @@ def label_of(version: str, digest: str) -> str:
 def version_of(label: str) -> str:
     """`3` for `3-ab12cd34`."""
     return label.partition("-")[0]
+
+
+def named(model: str, slot: Slot | None, *beside: Slot | None) -> str:
+    """`digits@3`; `digits@3 (ab12cd34)` where another archive of version 3 is named beside it."""
+    if slot is None:
+        return model
+    return f"{model}@{version_among(slot.label, *(s.label for s in beside if s))}"
+
+
+def ref_to(model: str, slot: Slot, *beside: Slot | None) -> str:
+    """The same to be typed: `digits@3`, `digits@3:ab12cd34`."""
+    return named(model, slot, *beside).replace(" (", ":").removesuffix(")")
+
+
+def version_among(label: str, *beside: str) -> str:
+    """`3` of a label; `3 (ab12cd34)` where one of `beside`, labels too, is of this version."""
+    version, _, digest8 = label.partition("-")
+    shared = any(version_of(other) == version and other != label for other in beside)
+    return f"{version} ({digest8})" if shared else version
 
 
 class Stage(enum.StrEnum):
@@ -101,6 +125,14 @@ class Line:
 
     def find(self, digest: str) -> Slot | None:
         return next((s for s in self.slots if s.digest == digest), None)
+
+    def place(self, slot: Slot) -> str | None:
+        """What a slot is here, for people; None where it is not loaded."""
+        places = {"serves": self.serving[:1], "way back": self.ways_back}
+        places["in Staging"] = self.candidates
+        return next(
+            (p for p, at in places.items() if any(s.digest == slot.digest for s in at)), None
+        )
 
     def staged(self, slot: Slot, *, max_candidates: int = 1) -> Line:
         """With `slot` as the newest candidate; the oldest beyond `max_candidates` leave."""

@@ -51,7 +51,9 @@ def parse_ref(text: str) -> ModelRef:
     """Read a reference; raises UsageError with an example on anything else."""
     name, at, tail = text.partition("@")
     if not at and ":" in name:
-        guess = name.replace(":", "@", 1)
+        model, _, rest = name.partition(":")
+        is_digest = _DIGEST.fullmatch(rest) and not _NUMBER.fullmatch(rest)
+        guess = f"{model}@VERSION:{rest}" if is_digest else f"{model}@{rest}"
         raise UsageError(f"{text!r} is no reference to a version", next=f"is {guess} meant?")
     check_name(name)
     if not at:

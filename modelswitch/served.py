@@ -12,7 +12,7 @@ from modelswitch import reports
 from modelswitch.effects import correlation_id
 from modelswitch.errors import ModelSwitchError, NotFound, Overloaded, Temporary, UsageError
 from modelswitch.line import Slot, Stage
-from modelswitch.refs import ModelRef
+from modelswitch.refs import ModelRef, parse_ref
 from modelswitch.rooms import Rooms
 from modelswitch.versions import Versions
 
@@ -59,11 +59,14 @@ class Served:
     def predict(
         self, model: str, inputs: Any, *, version: str | None, timeout_s: float
     ) -> Prediction:
-        """Ask the default path, or a version that is loaded by its label.
+        """Ask the default path, or what is loaded as `3`, `3:ab12cd34`, `staging`, by its label.
 
-        Raises NotFound where nothing is loaded that could answer, and what Client.predict does.
+        Raises UsageError where a version is loaded with several recipes, NotFound where nothing
+        is loaded that could answer, and what Client.predict does.
         """
-        label = None if version is None else self.label(model, version)
+        label = None
+        if version is not None:
+            label = self.versions.asked(parse_ref(f"{model}@{version}")).label
         try:
             with self._connect(self.url()) as client:
                 return client.predict(
@@ -155,15 +158,3 @@ class Served:
         except (ModelSwitchError, ValueError, AttributeError):
             return None
         return float(found) if isinstance(found, int | float) and found > 0 else None
-
-    def label(self, model: str, version: str) -> str:
-        """Of a version that is loaded; raises NotFound."""
-        event = self.rooms.ledger.head(model)
-        slots = event.head.slots if event else ()
-        label = next((s.label for s in slots if s.version == version), None)
-        if label is None:
-            raise NotFound(
-                f"{model}@{version} is not loaded",
-                next=f'modelswitch promote {model}@{version} --to staging --reason "…"',
-            )
-        return label

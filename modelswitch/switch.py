@@ -497,21 +497,36 @@ class ModelSwitch:
             workers=workers,
             fits=self.costs.fits(ref.name, slot.digest, overcommit=overcommit),
         )
-        return replace(preview, notes=(*preview.notes, *self._uncounted()))
+        return replace(preview, notes=(*preview.notes, *self._weighed(told=overcommit)))
 
-    def _uncounted(self) -> tuple[str, ...]:
+    def _weighed(self, *, told: bool) -> tuple[str, ...]:
+        """The sum of memory, where it is wanted, and what is not in it."""
+        sums = (f"memory: {self.costs.memory}",) if told and self.costs.memory else ()
         names = self.costs.uncounted
         if not names:
-            return ()
+            return sums
         few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        return (f"not in the sum of memory, as nobody knows it: {few}",)
+        return (*sums, f"not in the sum of memory, as nobody knows it: {few}")
 
     def preview_scale(self, ref: ModelRef, workers: int, *, overcommit: bool = False) -> Sizing:
         """What `scale` would do; raises what it would refuse."""
         slot = self._scaled(ref)
         fits = self.costs.fits(ref.name, slot.digest, overcommit=overcommit)
         sizing = self._previews.scale(ref.name, slot, workers, fits=fits)
-        return replace(sizing, notes=(*sizing.notes, *self._uncounted()))
+        return replace(sizing, notes=(*sizing.notes, *self._weighed(told=overcommit)))
+
+    def shrinking_s(self, ref: ModelRef, workers: int) -> float | None:
+        """For how long, in seconds, a slot that serves is quiet before it loses workers.
+
+        None where `scale` ends none, where no caller feels it, and where nobody can say.
+        """
+        slot = self._scaled(ref)
+        event = self.ledger.head(ref.name)
+        serves = event.head.default if event else None
+        if workers >= slot.workers or serves is None or serves.digest != slot.digest:
+            return None
+        document = self.versions.document(slot.digest)
+        return document.recipe.response_timeout_s if document else None
 
     def preview_rollback(
         self, model: str, *, leaves: str | None = None, break_glass: bool = False
@@ -624,8 +639,9 @@ class ModelSwitch:
     ) -> Prediction:
         """Ask a live server, on the default path unless a version is named.
 
-        `inputs`: see `modelswitch.Client.predict`, as for what it raises; NotFound besides, where
-        nothing is loaded that could answer.
+        `version`: `3`, `3:ab12cd34`, `staging`, or an alias. `inputs`: see
+        `modelswitch.Client.predict`, as for what it raises; NotFound besides, where nothing is
+        loaded that could answer.
         """
         return self.served.predict(model, inputs, version=version, timeout_s=timeout_s)
 

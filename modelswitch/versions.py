@@ -14,7 +14,7 @@ from modelswitch.errors import (
     UsageError,
 )
 from modelswitch.ledger import Entry, Event, quarantine, served_versions
-from modelswitch.line import Slot, Stage, stage_of
+from modelswitch.line import Line, Slot, Stage, stage_of
 from modelswitch.moves.refusals import refuse_quarantined
 from modelswitch.refs import ModelRef
 from modelswitch.rooms import Rooms
@@ -35,6 +35,7 @@ class Shown:
     documents: Mapping[str, Document]
     quarantined: Entry | None
     rows: tuple[Event, ...]
+    line: Line  # that stands now: which of the slots serves, is a way back, waits
 
 
 class Versions:
@@ -55,6 +56,8 @@ class Versions:
             ref = replace(ref, stage=Stage.PRODUCTION)
         number = self.resolve(ref)
         known = _known(rows, ref, number)
+        if ref.digest8 is not None and not known:
+            raise _unknown(ref)
         try:
             version: ModelVersion | None = self.rooms.registry.get_version(ref.name, number)
         except RegistryUnreachable:
@@ -76,6 +79,7 @@ class Versions:
             documents=documents,
             quarantined=entries[-1] if entries else None,
             rows=tuple(e for e in rows if _concerns(e, number)),
+            line=head.head.standing if head else Line(),
         )
 
     def resolve(self, ref: ModelRef) -> str:
@@ -86,6 +90,9 @@ class Versions:
             return self.rooms.registry.resolve_alias(ref.name, ref.alias)
         if ref.stage is None:
             raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
+        return self._in_stage(ref).version
+
+    def _in_stage(self, ref: ModelRef) -> Slot:
         event = self.rooms.ledger.head(ref.name)
         if event is None:
             raise NotFound(
@@ -96,13 +103,13 @@ class Versions:
         found = {
             Stage.PRODUCTION: line.default,
             Stage.STAGING: line.candidates[-1] if line.candidates else None,
-        }.get(ref.stage)
+        }.get(ref.stage or Stage.NONE)
         if found is None:
             raise NotFound(
                 f"{ref.name} has no version in {ref.stage}",
                 next=f"name a version, as in {ref.name}@1; what there is: modelswitch models",
             )
-        return found.version
+        return found
 
     def document(self, digest: str) -> Document | None:
         from modelswitch.archive.verify import read_document
@@ -119,36 +126,84 @@ class Versions:
             raise UsageError(f"{ref} names no version", next=f"modelswitch promote {ref.name}@3")
         number = self.resolve(ref)
         event = self.rooms.ledger.head(ref.name)
-        line = event.head.line if event else None
-        loaded = [s for s in (line.slots if line else ()) if s.version == number and _fits(s, ref)]
-        if recipe is None and len(loaded) == 1:
-            return loaded[0]
-        if recipe is None and len(loaded) > 1:
-            names = ", ".join(f"{ref.name}@{s.version}:{s.label.partition('-')[2]}" for s in loaded)
-            raise UsageError(f"{ref} is loaded with several recipes", next=f"one of: {names}")
+        line = event.head.line if event else Line()
+        loaded = self._meant(replace(ref, version=number, alias=None), line.slots)
+        if recipe is None and loaded:
+            waiting = [s for s in loaded if s in line.candidates]
+            if len(waiting) == 1 and all(s in (*waiting, line.default) for s in loaded):
+                return waiting[0]  # beside what serves, only it can be promoted
+            return _one(ref, loaded, line)
         rows = self.rooms.ledger.history(ref.name)
         # Whatever archive a build would give: this version's are all refused, or none of them.
         refuse_quarantined(rows, ref.name, Slot(number, "sha256:" + "0" * 64))
         if ref.digest8 is not None:
             known = _known(rows, ref, number)
             if not known:
-                raise NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}")
+                raise _unknown(ref)
             return replace(known[0], workers=1, pool=None)
         return None
 
     def loaded(self, ref: ModelRef) -> Slot | None:
-        """The slot that a reference names in the line; None for a bare name."""
+        """The slot that a reference names in the line; None for a bare name.
+
+        Raises NotFound for an archive that was never heard of, Refused for one that is not loaded,
+        UsageError where several are meant.
+        """
         event = self.rooms.ledger.head(ref.name)
         if event is None:
             raise NotFound(f"{ref.name}: no version was ever staged", next="modelswitch models")
         if ref == ModelRef(ref.name):
             return None
+        loaded = self._meant(ref, event.head.line.slots)
+        if not loaded:
+            self._refuse_unknown(ref)
+            raise Refused(f"{ref} is not loaded", next=f"modelswitch show {ref.name}")
+        return _one(ref, loaded, event.head.line)
+
+    def asked(self, ref: ModelRef) -> Slot:
+        """What servers hold under a reference that is no bare name, a move's target too.
+
+        Raises as `loaded`, but NotFound for what is not loaded.
+        """
+        event = self.rooms.ledger.head(ref.name)
+        if event is None:
+            raise NotFound(f"{ref.name}: no version was ever staged", next="modelswitch models")
+        loaded = self._meant(ref, event.head.slots)
+        if not loaded:
+            self._refuse_unknown(ref)
+            raise NotFound(
+                f"{ref} is not loaded",
+                next=f'modelswitch promote {ref} --to staging --reason "…"',
+            )
+        return _one(ref, loaded, event.head.standing)
+
+    def _meant(self, ref: ModelRef, slots: Iterable[Slot]) -> list[Slot]:
+        """Of `slots` those that a reference may mean; a stage means one archive."""
+        if ref.stage is not None:
+            digest = self._in_stage(ref).digest
+            return [s for s in slots if s.digest == digest]
         number = self.resolve(ref)
-        loaded = [s for s in event.head.line.slots if s.version == number and _fits(s, ref)]
-        if len(loaded) != 1:
-            what = "is not loaded" if not loaded else "is loaded with several recipes"
-            raise Refused(f"{ref} {what}", next=f"modelswitch show {ref.name}")
-        return loaded[0]
+        return [s for s in slots if s.version == number and _fits(s, ref)]
+
+    def _refuse_unknown(self, ref: ModelRef) -> None:
+        if ref.digest8 is None or ref.version is None:
+            return
+        if not _known(self.rooms.ledger.history(ref.name), ref, ref.version):
+            raise _unknown(ref)
+
+
+def _one(ref: ModelRef, slots: list[Slot], line: Line) -> Slot:
+    """The only one; raises UsageError that tells which is which."""
+    if len(slots) == 1:
+        return slots[0]
+    names = ", ".join(
+        f"{ref.name}@{s.version}:{s.digest8} ({line.place(s) or 'loading'})" for s in slots
+    )
+    raise UsageError(f"{ref} is loaded with several recipes", next=f"one of: {names}")
+
+
+def _unknown(ref: ModelRef) -> NotFound:
+    return NotFound(f"no archive {ref} is known", next=f"modelswitch show {ref.name}@{ref.version}")
 
 
 def _known(rows: Iterable[Event], ref: ModelRef, number: str) -> list[Slot]:

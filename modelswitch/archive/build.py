@@ -228,7 +228,7 @@ def _found(source: VersionSource, recipe: Recipe, *, golden: bool) -> tuple[Foun
                 f"{source} is served by the {recipe.handler} handler, which takes no images",
                 next='input = "json" in the recipe, or log a torch or ONNX model',
             )
-        image = resolved(recipe.image, str(source))
+        image = resolved(recipe.image, str(source), found)
         recipe = recipe.model_copy(update={"image": image})
     parts = engines.parts_for(str(source), found.parts, recipe)
     return replace(found, parts=parts), recipe

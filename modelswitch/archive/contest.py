@@ -21,7 +21,7 @@ from modelswitch.archive.recipe import Engine, Recipe
 from modelswitch.archive.reference import Reference
 from modelswitch.archive.source import inspect
 from modelswitch.effects import effect
-from modelswitch.errors import ArchiveError
+from modelswitch.errors import ArchiveError, ModelSwitchError
 
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 BATCHES = (1, 8)
@@ -59,8 +59,9 @@ def contest(
 ) -> Iterator[Tried]:
     """Each engine in turn, eager always first, since the others are held against it.
 
+    One that fails, however it fails, is told so in its `why`, and the others are tried still.
     Raises ArchiveError for a version that eager itself cannot serve, and for handlers whose
-    models no engine takes.
+    models no engine takes; UsageError for a sample that is no such model's.
     """
     plain = Recipe.model_validate(
         recipe.model_dump()
@@ -76,8 +77,14 @@ def contest(
     with tempfile.TemporaryDirectory(prefix="modelswitch-") as folder:
         field = _Field(source, Path(folder), sample)
         for engine in asked:
-            with effect("engines.try", model=source.model, engine=engine):
-                tried = field.run(engine, plain)
+            entered = field.entered(engine, plain)
+            try:
+                with effect("engines.try", model=source.model, engine=engine):
+                    tried = field.run(entered)
+            except Exception as error:  # a model, a converter, their libraries may raise anything
+                if engine == "eager" and isinstance(error, ModelSwitchError):
+                    raise
+                tried = Tried(engine, entered, why=_failed(error))
             if engine == "eager" and tried.a_second is None:
                 raise ArchiveError(f"{source}: eager itself cannot serve it: {tried.why}")
             yield tried
@@ -94,12 +101,16 @@ class _Field:
         self._body: dict[str, str] | None = None
         self._eager: Any = None
 
-    def run(self, engine: Engine, plain: Recipe) -> Tried:
+    def entered(self, engine: Engine, plain: Recipe) -> Recipe:
+        """The recipe by which it takes part."""
         data = plain.model_dump() | {"engine": engine, "handler_release": ""}
+        if engine == "int8" and self._sample is not None:
+            data["calibration"] = self._sample.digest
+        return Recipe.model_validate(data)
+
+    def run(self, recipe: Recipe) -> Tried:
+        engine = recipe.engine
         sample = self._sample if engine == "int8" else None
-        if sample is not None:
-            data["calibration"] = sample.digest
-        recipe = Recipe.model_validate(data)
         try:
             built = build(self._source, recipe, self._folder, sample=sample, proves=False)
         except ArchiveError as error:
@@ -176,8 +187,9 @@ class _Field:
         image = built.document.recipe.image
         labels = (image.labels if image else None) or [str(i) for i in range(answers.shape[1])]
         best = answers.argmax(axis=1).tolist()
+        # A slice: a model may have more classes than there are labels.
         right = [
-            place == wanted if isinstance(wanted, int) else labels[place] == wanted
+            place == wanted if isinstance(wanted, int) else labels[place : place + 1] == [wanted]
             for place, wanted in zip(best, self._sample.y, strict=True)
         ]
         return float(sum(right) / len(right))
@@ -187,6 +199,14 @@ def fastest(tried: Sequence[Tried]) -> Tried | None:
     """The one that answers most in a second, of those that may serve."""
     fit = [one for one in tried if one.why is None and one.a_second]
     return max(fit, key=lambda one: max((one.a_second or {}).values()), default=None)
+
+
+def _failed(error: Exception) -> str:
+    if isinstance(error, ModelSwitchError):
+        return error.message
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"failed: {type(error).__name__}: {' / '.join(lines[:3])}"
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _largest(answers: Any, eager: Any) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelswitch.archive.recipe import Image
@@ -15,14 +16,74 @@ from modelswitch.archive.reference import Reference, as_archive_error
 from modelswitch.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image as Picture
 
+    from modelswitch.archive.source import Found
 
-def resolved(image: Image, name: str) -> Image:
-    """With what its weights say where it says nothing; nothing is downloaded.
 
-    Raises ArchiveError for weights that torchvision does not know, or that are no classifier's.
+def resolved(image: Image, name: str, found: Found | None = None) -> Image:
+    """With what its weights, and then the model, say where it says nothing; nothing is downloaded.
+
+    A model (`found`) that takes one height and width alone gets pictures cut to that. Raises
+    ArchiveError for weights that torchvision does not know, or that are no classifier's, and for
+    a model whose pictures are not square, since none would be cut to that.
     """
+    filled = _by_weights(image, name)
+    sides = None if filled.crop or found is None else _fixed_sides(found, name)
+    if sides is None:
+        return filled
+    height, width = sides
+    if height != width:
+        raise ArchiveError(
+            f"{name} takes pictures of {height} × {width} pixels (height × width) alone, and what "
+            "is cut from a picture is a square",
+            next='input = "json" in the recipe asks it with arrays; or log the model so that it '
+            "takes squares, (n, channels, side, side), or any height and width, "
+            "(-1, channels, -1, -1)",
+        )
+    more = {"size": filled.size or height, "crop": height}
+    return Image.model_validate(filled.model_dump() | more)
+
+
+def _fixed_sides(found: Found, name: str) -> tuple[int, int] | None:
+    """The one height and width that a model takes, by its graph or its signature."""
+    inputs = found.signature.inputs
+    shape = inputs[0].get("tensor-spec", {}).get("shape", ()) if len(inputs) == 1 else ()
+    if len(shape) != 4:
+        return None
+    sides = tuple(shape[2:])
+    if -1 in sides:
+        # What the signature leaves open the graph may fix.
+        graph = _graph_shape(found.parts.entries, name)[2:] or (-1, -1)
+        sides = tuple(g if s == -1 else s for s, g in zip(sides, graph, strict=True))
+    return None if -1 in sides else sides
+
+
+def _graph_shape(entries: Mapping[str, Path], name: str) -> tuple[int, ...]:
+    """Of its first input, -1 for any length; () of what has no graph, or no such input."""
+    shape: tuple[int, ...] = ()
+    with as_archive_error(name, "its graph cannot be read"):
+        if path := entries.get("model.onnx"):
+            import onnx
+
+            inner = onnx.load(path, load_external_data=False).graph
+            weights = {weight.name for weight in inner.initializer}
+            first = next(node for node in inner.input if node.name not in weights)
+            dims = first.type.tensor_type.shape.dim
+            shape = tuple(d.dim_value or -1 for d in dims)
+        elif path := entries.get("model.pt2"):
+            import torch
+
+            program = torch.export.load(path)
+            wanted = program.graph_signature.user_inputs[0]
+            node = next(node for node in program.graph.nodes if node.name == wanted)
+            shape = tuple(n if isinstance(n, int) else -1 for n in node.meta["val"].shape)
+    return shape if len(shape) == 4 else ()
+
+
+def _by_weights(image: Image, name: str) -> Image:
     mean, std = image.normalisation
     defaults = {"mean": mean, "std": std, "interpolation": "bilinear"}
     given = {k: v for k, v in image.model_dump().items() if v is not None}

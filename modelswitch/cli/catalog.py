@@ -12,6 +12,7 @@ from modelswitch.cli.output import Result, Table, counted, local_time, size, utc
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import ALLOW_PICKLE, Verb, complete_model
 from modelswitch.errors import UsageError
+from modelswitch.line import label_of, version_among
 
 if TYPE_CHECKING:
     from modelswitch.overview import ModelRow
@@ -98,12 +99,16 @@ def _row_data(row: ModelRow) -> dict[str, Any]:
 
 
 def _row_text(row: ModelRow) -> tuple[str, ...]:
-    ways = ", ".join(f"{w.version} ({'warm' if w.warm else 'cold'})" for w in row.ways_back)
+    slots = [*([row.production] if row.production else ()), *row.staging]
+    back = {label_of(w.version, w.digest): "warm" if w.warm else "cold" for w in row.ways_back}
+    all_labels = (*(slot.label for slot in slots), *back)
+    told = {label: version_among(label, *all_labels) for label in all_labels}
+    ways = ", ".join(f"{told[label]} ({warm})".replace(") (", ", ") for label, warm in back.items())
     healthy = {True: "yes", False: "no", None: "-"}[row.healthy]
     return (
         row.model + (f" [open: {row.open}]" if row.open else ""),
-        row.production.version if row.production else "-",
-        ", ".join(slot.version for slot in row.staging) or "-",
+        told[row.production.label] if row.production else "-",
+        ", ".join(told[slot.label] for slot in row.staging) or "-",
         ways or "-",
         local_time(row.since) or "-",
         row.by or "-",
@@ -152,7 +157,9 @@ def show(session: Session, ref: str) -> Result:
     for slot in shown.slots:
         document = shown.documents.get(slot.digest)
         workers = counted(slot.workers, "worker")
-        lines.append(f"archive {slot.digest} ({slot.label}), {workers} on each server")
+        place = shown.line.place(slot)
+        held = f"{place}, {workers} on each server" if place else "not loaded"
+        lines.append(f"archive {slot.digest} ({slot.label}): {held}")
         lines.append(f"  {archive_line(document, slot, memory.get(slot.label))}")
     if rows:
         lines.append(Table(("row", "at", "by", "what", "reason"), rows))
@@ -180,6 +187,7 @@ def _shown_data(shown: Shown, links: dict[str, str], memory: Mapping[str, int]) 
             {
                 "digest": slot.digest,
                 "label": slot.label,
+                "place": shown.line.place(slot),
                 "workers": slot.workers,
                 "worker_memory_bytes": memory.get(slot.label),
                 "golden": document.golden.kind if document and document.golden else None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelswitch.cli.output import counted, utc_time
 from modelswitch.cli.session import Session
+from modelswitch.line import named
 
 if TYPE_CHECKING:
     from modelswitch.moves import Moved
@@ -43,17 +44,19 @@ def servers_data(moved: Moved) -> list[dict[str, Any]]:
 
 def promoted(session: Session, switched: Switched, stage: str, waited_s: float | None) -> str:
     moved = switched.moved
-    name = f"{moved.model}@{version(moved.after)}"
+    together = (moved.before, moved.after, *moved.replaced)
+    name = named(moved.model, moved.after, *together)
     if not moved.changed:
         return f"{name} is in {stage.capitalize()} already; nothing was changed. {marks(switched)}"
     if stage == "production":
         line = f"{name} serves on {proven(moved, waited_s)}."
         if moved.before:
-            line += f" Before: {moved.model}@{moved.before.version}, warm as the way back."
+            before = named(moved.model, moved.before, *together)
+            line += f" Before: {before}, warm as the way back."
     else:
         line = f"{name} is in Staging on {proven(moved, waited_s)} and takes no traffic."
     if moved.replaced:
-        gone = ", ".join(f"{moved.model}@{slot.version}" for slot in moved.replaced)
+        gone = ", ".join(named(moved.model, slot, *together) for slot in moved.replaced)
         line += f" It replaces the candidate {gone}."
     line += f" {marks(switched)}"
     if stage == "staging" and moved.after:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from modelswitch.cli.moved import commit_this, marks, moved_data, planned, promoted, proven, version
+from modelswitch.cli.moved import commit_this, marks, moved_data, planned, promoted, proven
 from modelswitch.cli.output import Result, Table, counted, local_time
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import ALLOW_PICKLE, WORKERS, Verb, Verbs, complete_model
 from modelswitch.errors import UsageError
+from modelswitch.line import named
 
 if TYPE_CHECKING:
     from modelswitch.moves.preview import Preview
@@ -128,10 +129,10 @@ def rollback(
     if session.dry_run:
         return _previewed(shown)
     why = session.reason(reason)
-    way = f"roll back {name}@{shown.before} to {name}@{shown.after}"
+    way = f"roll back {shown.name(shown.before)} to {shown.name(shown.after)}"
     if not session.agrees(f"{way} on {counted(len(shown.servers), 'server')}?"):
         return Result({}, talk=["nothing was changed"], exit=1)
-    with session.steps(f"{name}@{shown.after}") as progress:
+    with session.steps(shown.name(shown.after)) as progress:
         switched = session.switch.rollback(
             name,
             why,
@@ -140,9 +141,9 @@ def rollback(
             break_glass=break_glass,
         )
     moved = switched.moved
+    now, left = named(name, moved.after, moved.before), named(name, moved.before, moved.after)
     line = (
-        f"{name}@{version(moved.after)} serves again on "
-        f"{proven(moved, progress.waited_s)}. Left: {name}@{version(moved.before)}"
+        f"{now} serves again on {proven(moved, progress.waited_s)}. Left: {left}"
         f"{'' if no_quarantine else ', quarantined'}. {marks(switched)}"
     )
     return Result(moved_data(switched), [line, *commit_this(session)])
@@ -167,7 +168,10 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
     with session.steps(ref):
         switched = session.switch.retire(wanted, why)
     moved = switched.moved
-    serves = f"{moved.model}@{moved.after.version} serves" if moved.after else "nothing serves"
+    serves = "nothing serves"
+    if moved.after:
+        recipe = f" ({moved.after.digest8})" if wanted.digest8 else ""
+        serves = f"{moved.model}@{moved.after.version}{recipe} serves"
     line = f"{ref} is retired and is unloaded; {serves}. {marks(switched)}"
     return Result(moved_data(switched), [line, *commit_this(session)])
 

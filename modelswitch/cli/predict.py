@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from pathlib import Path
 
 import rich_click as click
@@ -35,7 +36,7 @@ def predict(session: Session, ref: str, source: Path) -> Result:
     wanted = parse_ref(ref)
     inputs = read_inputs(source)
     switch = session.switch
-    version = None if wanted == ModelRef(wanted.name) else switch.resolve(wanted)
+    version = None if wanted == ModelRef(wanted.name) else str(wanted).partition("@")[2]
     try:
         said = switch.predict(
             wanted.name, inputs, version=version, timeout_s=session.timeout_s or TIMEOUT_S
@@ -45,7 +46,7 @@ def predict(session: Session, ref: str, source: Path) -> Result:
             raise
         raise ServerError(
             f"{ref} answered {error.status}: {error.said}",
-            next=f"modelswitch logs {wanted.name}" if error.status >= 500 else None,
+            next=_next(wanted.name, error.status),
         ) from error
     is_text = isinstance(said.answer, str)
     text = said.answer if is_text else json.dumps(said.answer, indent=2, ensure_ascii=False)
@@ -59,6 +60,12 @@ def predict(session: Session, ref: str, source: Path) -> Result:
         "latency_ms": round(said.latency_ms, 1),
     }
     return Result(data, [text], talk=[f"{who} answered in {said.latency_ms:.1f} ms"])
+
+
+def _next(model: str, status: int) -> str | None:
+    if status == HTTPStatus.NOT_FOUND:
+        return "modelswitch models"
+    return f"modelswitch logs {model}" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
 
 
 VERBS = (predict,)

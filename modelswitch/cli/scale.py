@@ -8,6 +8,7 @@ from modelswitch.cli.moved import commit_this, servers_data, version
 from modelswitch.cli.output import Result, counted
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import WORKERS, Verb, complete_model
+from modelswitch.line import named
 
 
 @click.command("scale", cls=Verb, panel="Moves")
@@ -25,6 +26,13 @@ def scale(session: Session, ref: str, workers: int, reason: str | None, overcomm
         sizing = session.switch.preview_scale(wanted, workers, overcommit=overcommit)
         return Result(sizing.to_json(), sizing.lines, exit=3 if sizing.changes else 0)
     why = session.reason(reason)
+    quiet_s = None if session.json else session.switch.shrinking_s(wanted, workers)
+    if quiet_s is not None:
+        click.echo(
+            f"{ref}: takes about {quiet_s:g} s (its response timeout) and a few more, in which a "
+            "stand-in answers, so that no worker ends with a request in hand",
+            err=True,
+        )
     with session.steps(ref):
         moved = session.switch.scale(wanted, workers, why, overcommit=overcommit)
     before, after = moved.before, moved.after
@@ -40,7 +48,9 @@ def scale(session: Session, ref: str, workers: int, reason: str | None, overcomm
         "changed": moved.changed,
         "servers": servers_data(moved),
     }
-    name, has = f"{moved.model}@{version(after)}", counted(workers, "worker")
+    event = session.switch.ledger.head(moved.model)
+    name = named(moved.model, after, *(event.head.slots if event else ()))
+    has = counted(workers, "worker")
     if not moved.changed or before is None:
         return Result(data, [f"{name} has {has} on each server already; nothing was changed."])
     on = ", ".join(server.name for server in moved.servers)

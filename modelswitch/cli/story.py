@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from modelswitch.ledger import Event
-from modelswitch.line import Kind
-from modelswitch.moves.news import first_error, named, newcomer, resized, serves
+from modelswitch.line import Kind, named
+from modelswitch.moves.news import beside, first_error, newcomer, resized, serves
 
 
 def story(event: Event, parent: Event | None) -> str:
@@ -18,7 +18,7 @@ def story(event: Event, parent: Event | None) -> str:
     if event.action == "scale":
         return _scale(event, parent)
     if event.kind is not Kind.SETTLED and event.target is not None and event.line is not None:
-        name = named(event.model, newcomer(event.line, event.target))
+        name = named(event.model, newcomer(event.line, event.target), *beside(event, parent))
         if event.head.planned:
             return f"plan to {event.action} {name}: waits for a pull request"
         if event.kind is Kind.PREPARED:
@@ -38,9 +38,10 @@ def _note(event: Event) -> str:
 
 
 def _rollback(event: Event) -> str:
-    left = named(event.model, event.leaves)
+    default = event.line.default if event.line else None
+    left = named(event.model, event.leaves, default)
     kept = event.evidence.get("quarantine") is False
-    now = named(event.model, event.line.default if event.line else None)
+    now = named(event.model, default, event.leaves)
     glass = event.evidence.get("break_glass")
     how = f" by break-glass at {glass.get('at')}, recorded here" if glass else ""
     return f"roll back {left} → {now}{how}" + ("" if kept else f" ({left} is quarantined)")
@@ -49,7 +50,7 @@ def _rollback(event: Event) -> str:
 def _retire(event: Event, parent: Event | None) -> str:
     digests = set(event.evidence.get("retired", ()))
     before = parent.line.slots if parent and parent.line else ()
-    gone = ", ".join(named(event.model, slot) for slot in before if slot.digest in digests)
+    gone = ", ".join(named(event.model, slot, *before) for slot in before if slot.digest in digests)
     if event.line is not None and not event.line.slots:
         return f"retire {event.model}: nothing of it is served"
     return f"retire {gone or event.model}"
@@ -59,7 +60,8 @@ def _scale(event: Event, parent: Event | None) -> str:
     if event.target is not None:
         slot = newcomer(event.line, event.target) if event.line else None
         workers = f" to {slot.workers} workers" if slot else ""
-        return f"scale {named(event.model, slot)}{workers}: starting beside what serves"
+        name = named(event.model, slot, *beside(event, parent))
+        return f"scale {name}{workers}: starting beside what serves"
     sizes = resized(event, parent)
     if sizes is None:
         late = first_error(event.evidence.get("servers", {}))
@@ -72,7 +74,8 @@ def _concluded(event: Event, parent: Event) -> str:
     assert parent.line is not None  # noqa: S101 an open row has both
     assert parent.target is not None  # noqa: S101
     slot = newcomer(parent.line, parent.target)
-    name = named(event.model, slot)
+    together = beside(event, parent)
+    name = named(event.model, slot, *together)
     verb = event.action if event.action == parent.action else f"{event.action}: {parent.action}"
     if event.line == parent.target:
         is_default = slot is not None and event.line.default == slot
@@ -81,7 +84,7 @@ def _concluded(event: Event, parent: Event) -> str:
         return f"{verb} {name} → {stage}" + (f" (proven on {on})" if on else "")
     late = first_error(event.evidence.get("servers", {}))
     why = f"server {late[0]}: {late[1]}" if late else ""
-    back = serves(event.model, event.line)
+    back = serves(event.model, event.line, *together)
     return f"{verb} {name}: undone{f' ({why})' if why else ''}; {back}"
 
 

@@ -84,7 +84,10 @@ class ArrayModel:
 
     def decode(self, request: Request) -> Question:
         if self.images is not None:
-            return Question((self.images.read(request),))
+            pictures = self.images.read(request)
+            if len(self.signature.specs) == 1:
+                self.images.check(pictures.shape, self.signature.specs[0].shape)
+            return Question((pictures,))
         return Question(tuple(self.signature.read(request)))
 
     def predict(self, questions: list[Question]) -> list[Any]:

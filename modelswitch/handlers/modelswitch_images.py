@@ -58,6 +58,28 @@ class Images:
             raise Invalid(422, "the pictures have different sizes and the recipe has no crop")
         return np.stack(pictures)
 
+    def check(self, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        """Refuse pictures of `found` (pictures, channels, height, width) that the model does not
+        take: `wanted` has -1 for any length."""
+        if len(wanted) != 4 or all(w in (-1, f) for w, f in zip(wanted, found, strict=True)):
+            return
+        many, _, *sides = ("any" if w == -1 else w for w in wanted)
+        expected = f"{sides[0]} × {sides[1]} pixels (height × width)"
+        if wanted[0] not in (-1, found[0]):
+            what = f"pictures sent: {found[0]}; the model takes {many} at a time"
+        elif wanted[1] not in (-1, found[1]):
+            what = (
+                f"pictures are read with {found[1]} channels and the model takes {wanted[1]}: "
+                "mean and std in the recipe have one number for each"
+            )
+        else:
+            how = "once it is resized and cut" if self.size or self.crop else "as it came"
+            what = (
+                f"the picture has {found[2]} × {found[3]} pixels (height × width) {how}; "
+                f"the model takes {expected}"
+            )
+        raise Invalid(422, what, expected={"shape": list(wanted)}, found=list(found))
+
     def normalised(self, pictures: Array) -> Array:
         """As float32 of the same shape: `(value / 255 - mean) / std`."""
         return np.asarray(pictures.astype(np.float32) * self._scale - self._shift)

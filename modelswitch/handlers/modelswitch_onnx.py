@@ -63,7 +63,9 @@ class OnnxModel(ArrayModel):
         nodes = self.session.get_inputs()
         self.names = [node.name for node in nodes]
         self.dtypes = [np.dtype(_DTYPES[node.type]) for node in nodes]
+        shapes = {node.name: tuple(_length(n) for n in node.shape) for node in nodes}
         if self.images is not None:
+            self.signature = self.signature.narrowed(0, shapes[self.names[0]])
             self.takes_pixels = self.dtypes[0] == np.uint8
             if self.session.get_modelmeta().custom_metadata_map.get(OUTPUT_KEY) == "probabilities":
                 self.images.is_logits = False
@@ -71,7 +73,6 @@ class OnnxModel(ArrayModel):
             self.signature = replace(self.signature, table_dtype=np.result_type(*self.dtypes))
         else:
             self._by_name()
-            shapes = {node.name: tuple(_length(n) for n in node.shape) for node in nodes}
             for index, name in enumerate(self.names):
                 self.signature = self.signature.narrowed(index, shapes[name])
 

@@ -23,7 +23,7 @@ from modelswitch.errors import (
 )
 from modelswitch.fleet.protocol import Fleet
 from modelswitch.ledger import Event, Ledger, quarantine, ways_back
-from modelswitch.line import Head, Kind, Line, Slot
+from modelswitch.line import Head, Kind, Line, Slot, named, ref_to
 from modelswitch.moves import breakglass
 from modelswitch.moves.announcer import Announcer
 from modelswitch.moves.holders import os_user
@@ -88,11 +88,12 @@ class Moves:
             head = work.head
             refuse_quarantined(self.ledger.history(model), model, slot)
             if head.line.default and head.line.default.digest == slot.digest:
-                raise Refused(f"{model}@{slot.version} is already in Production")
+                raise Refused(f"{named(model, slot, *head.line.slots)} is already in Production")
             if any(s.digest == slot.digest for s in head.line.ways_back):
                 raise Refused(
-                    f"{model}@{slot.version} is loaded already, as a way back",
-                    next=f"modelswitch promote {model}@{slot.version} --to production",
+                    f"{named(model, slot, *head.line.slots)} is loaded already, as a way back",
+                    next=f"modelswitch promote {ref_to(model, slot, *head.line.slots)} "
+                    "--to production",
                 )
             line = in_pool(model, head.line, pool)
             there = line.find(slot.digest)
@@ -462,13 +463,13 @@ class Moves:
         story = "; ".join(f"server {s.name}: {s.why}" for s in behind)
         if not outcome.servers or all(s.state == "down" for s in outcome.servers):
             raise FleetUnreachable(
-                f"{model} is pinned to {model}@{wanted.version}, but no server is live; each "
+                f"{model} is pinned to {named(model, wanted, left)}, but no server is live; each "
                 "follows on its return",
                 next="modelswitch status",
             )
         done = f"{', '.join(there)} answer with it" if there else "no server answers with it yet"
         raise Behind(
-            f"{model} was rolled back to {model}@{wanted.version}: {done}. Behind: {story}. "
-            f"What is behind keeps answering {model}@{left.version} and follows when it can.",
+            f"{model} was rolled back to {named(model, wanted, left)}: {done}. Behind: {story}. "
+            f"What is behind keeps answering {named(model, left, wanted)} and follows when it can.",
             next="modelswitch status",
         )

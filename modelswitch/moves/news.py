@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from modelswitch.fleet.protocol import News
 from modelswitch.ledger import Event
-from modelswitch.line import Line, Slot
+from modelswitch.line import Line, Slot, named
 
 
 def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> News | None:
@@ -20,10 +20,12 @@ def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> New
     line, who = event.head.line, f"by {event.actor.name}: {event.reason} (row {event.seq})"
     if event.action == "rollback":
         kept = event.evidence.get("quarantine") is False
-        end = "" if kept else f"; {named(event.model, event.leaves)} is quarantined"
+        left = named(event.model, event.leaves, line.default)
+        end = "" if kept else f"; {left} is quarantined"
         return of_rollback(event.model, event.leaves, line, who, states, end=end)
     if event.action == "retire":
-        what = f"{_retired(event, parent)} retired, {serves(event.model, line)}, {who}"
+        now = serves(event.model, line, *beside(event, parent))
+        what = f"{_retired(event, parent)} retired, {now}, {who}"
         return News(line.pool, "Retired", what)
     if event.action == "scale" and (sizes := resized(event, parent)):
         what = f"{sizes}, {who}{_proven(_states(event))}"
@@ -31,14 +33,15 @@ def of_row(event: Event, parent: Event | None, states: Mapping[str, str]) -> New
     if parent is None or parent.line is None or parent.target is None:
         return None
     slot = newcomer(parent.line, parent.target)
-    name = named(event.model, slot)
+    together = beside(event, parent)
+    name = named(event.model, slot, *together)
     pool = (slot.pool if slot else None) or parent.head.pool
     evidence = event.evidence.get("servers", {})
     if line != parent.target and parent.head.planned:
         return News(pool, "PlanEnded", f"{name} was planned and is not to be, {who}")
     if line != parent.target:
         why = _why(evidence) or "it was not waited for"
-        what = f"{name} was undone, {serves(event.model, line)}, {who}; {why}"
+        what = f"{name} was undone, {serves(event.model, line, *together)}, {who}; {why}"
         return News(pool, "NotProven", what, is_bad=True)
     on = _proven(_states(event))
     if parent.head.keeps_default:
@@ -79,7 +82,8 @@ def resized(event: Event, parent: Event | None) -> str | None:
     if slot is None or was is None:
         return None
     workers = f"{slot.workers} worker{'' if slot.workers == 1 else 's'}"
-    return f"{named(event.model, slot)} has {workers} (before: {was.workers})"
+    name = named(event.model, slot, *beside(event, parent))
+    return f"{name} has {workers} (before: {was.workers})"
 
 
 def _sized(line: Line, target: Line) -> Slot | None:
@@ -93,12 +97,15 @@ def _states(event: Event) -> dict[str, str]:
     return {server: said.get("state", "") for server, said in evidence.items()}
 
 
-def named(model: str, slot: Slot | None) -> str:
-    return f"{model}@{slot.version}" if slot else model
+def beside(event: Event, parent: Event | None) -> tuple[Slot, ...]:
+    """Every slot of a row and of the one it stands on: what may share a version."""
+    lines = [line for e in (event, parent) if e for line in (e.line, e.target) if line]
+    return tuple(slot for line in lines for slot in line.slots)
 
 
-def serves(model: str, line: Line | None) -> str:
-    return f"{named(model, line.default)} serves" if line and line.default else "nothing serves"
+def serves(model: str, line: Line | None, *beside: Slot) -> str:
+    default = line.default if line else None
+    return f"{named(model, default, *beside)} serves" if default else "nothing serves"
 
 
 def first_error(servers: Mapping[str, Mapping[str, str | None]]) -> tuple[str, str] | None:
@@ -111,13 +118,8 @@ def first_error(servers: Mapping[str, Mapping[str, str | None]]) -> tuple[str, s
 
 
 def _arrow(model: str, left: Slot | None, now: Slot | None) -> str:
-    """Of two archives of one version the digests, too."""
-    same = left is not None and now is not None and left.version == now.version
-    names = [
-        f"{model}@{slot.label if same else slot.version}" if slot else "nothing"
-        for slot in (left, now)
-    ]
-    return " → ".join(names)
+    both = (left, now)
+    return " → ".join(named(model, slot, *both) if slot else "nothing" for slot in both)
 
 
 def _proven(states: Mapping[str, str]) -> str:
@@ -138,5 +140,5 @@ def _why(servers: Mapping[str, Mapping[str, str | None]]) -> str:
 def _retired(event: Event, parent: Event | None) -> str:
     digests = set(event.evidence.get("retired", ()))
     slots = parent.line.slots if parent and parent.line else ()
-    gone = [named(event.model, slot) for slot in slots if slot.digest in digests]
+    gone = [named(event.model, slot, *slots) for slot in slots if slot.digest in digests]
     return ", ".join(gone) or event.model

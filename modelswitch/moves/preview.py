@@ -10,16 +10,19 @@ from typing import Any
 
 from modelswitch.errors import NoLongerServes, NothingToGoBackTo, Refused
 from modelswitch.ledger import ways_back
-from modelswitch.line import Head, Kind, Line, Slot, Stage, version_of
+from modelswitch.line import Head, Kind, Line, Slot, Stage, named, version_among, version_of
 from modelswitch.moves.moves import Fits, Moves
 from modelswitch.moves.refusals import in_pool, refuse_quarantined, refuse_resizing
+
+_UNBUILT = "0" * 8  # stands for the digest of an archive that is not built yet
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Versions before and after. `warm`: every server could switch at once.
+    """Labels before and after. `warm`: every server could switch at once.
 
-    `changes` is False when there is nothing to do. `notes` say what would come first.
+    `changes` is False when there is nothing to do. `retired`: what would be unloaded. `notes` say
+    what would come first.
     """
 
     model: str
@@ -31,35 +34,55 @@ class Preview:
     servers: tuple[str, ...] = ()
     warm: bool = True
     changes: bool = True
-    leaves: str | None = None  # the label of what a rollback leaves
+    leaves: str | None = None  # what a rollback leaves
+    retired: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def name(self, label: str | None) -> str:
+        """`digits@3`; of two archives of version 3, `digits@3 (ab12cd34)`."""
+        if label is None:
+            return "nothing"
+        labels = (self.before, self.after, *self.serving, *self.candidates, *self.retired)
+        told = version_among(label, *(other for other in labels if other))
+        return f"{self.model}@{told.replace(f'({_UNBUILT})', '(to be built)')}"
 
     @property
     def lines(self) -> list[str]:
         """For people."""
         if not self.changes:
             return [f"{self.model}: nothing to do", *self.notes]
-        serving = [f"{self.model}@{version}" for version in self.serving]
-        waits = [f"{self.model}@{version}" for version in self.candidates]
+        serving = [self.name(label) for label in self.serving]
+        waits = [self.name(label) for label in self.candidates]
+        what = f"{self.name(self.before)} → {self.name(self.after)}"
+        if self.retired:
+            what = ", ".join(map(self.name, self.retired))
         return [
-            f"{self.model}: would {self.action}: {_at(self.model, self.before)} → "
-            f"{_at(self.model, self.after)} on {', '.join(self.servers) or 'no server'}",
+            f"{self.model}: would {self.action}: {what} on "
+            f"{', '.join(self.servers) or 'no server'}",
             f"  Production: {serving[0] if serving else 'nothing'}"
             f" · ways back: {', '.join(serving[1:]) or 'none'}"
             f" · Staging: {', '.join(waits) or 'none'}",
-            f"  {'warm everywhere: one pointer moves' if self.warm else 'to be loaded first'}",
+            f"  {self._how}",
             *(f"  {note}" for note in self.notes),
         ]
+
+    @property
+    def _how(self) -> str:
+        if self.retired:
+            return (
+                f"unloaded; {'no pointer moves' if self.serving else 'nothing of it answers then'}"
+            )
+        return "warm everywhere: one pointer moves" if self.warm else "to be loaded first"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "changes": self.changes,
             "model": self.model,
             "action": self.action,
-            "from": self.before,
-            "to": self.after,
-            "serving": list(self.serving),
-            "candidates": list(self.candidates),
+            "from": version_of(self.before) if self.before else None,
+            "to": version_of(self.after) if self.after else None,
+            "serving": [version_of(label) for label in self.serving],
+            "candidates": [version_of(label) for label in self.candidates],
             "servers": list(self.servers),
             "warm": self.warm,
             "notes": list(self.notes),
@@ -75,6 +98,7 @@ class Sizing:
     workers: int
     servers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    beside: tuple[Slot, ...] = ()  # the model's others
 
     @property
     def changes(self) -> bool:
@@ -83,7 +107,8 @@ class Sizing:
     @property
     def lines(self) -> list[str]:
         """For people."""
-        name, servers = f"{self.model}@{self.slot.version}", ", ".join(self.servers) or "no server"
+        name = named(self.model, self.slot, *self.beside)
+        servers = ", ".join(self.servers) or "no server"
         if not self.changes:
             return [f"{name}: nothing to do", *self.notes]
         first = f"{name}: would go from {self.slot.workers} to {self.workers} workers on {servers}"
@@ -130,7 +155,8 @@ class Previews:
             if not is_default:
                 target = line.promoted(slot, ways_back=limits.ways_back, workers=workers)
         elif line.find(slot.digest) in line.serving:
-            raise Refused(f"{model}@{slot.version} is loaded already: it serves, or is a way back")
+            name = named(model, slot, *line.slots)
+            raise Refused(f"{name} is loaded already: it serves, or is a way back")
         elif slot in line.candidates:
             target = line
         else:
@@ -156,7 +182,7 @@ class Previews:
         if workers > there.workers:
             self.moves.proof.refuse_silent(model, there, pool, verb="scaled")
             fits(Head(Kind.PREPARED, line, line.scaled(there, workers)))
-        return Sizing(model, there, workers, self._servers(pool), notes)
+        return Sizing(model, there, workers, self._servers(pool), notes, line.slots)
 
     def rollback(self, model: str, leaves: str | None = None) -> Preview:
         """Raises NothingToGoBackTo, and NoLongerServes if `leaves` does not serve now."""
@@ -192,16 +218,15 @@ class Previews:
         pinned = published.pins.models.get(model) if published else None
         if pinned is None or pinned.default is None or not pinned.back:
             raise NothingToGoBackTo(f"the published pins name no way back for {model}")
-        before, back = version_of(pinned.default), [version_of(label) for label in pinned.back]
-        if leaves not in (None, before, pinned.default):
+        if leaves not in (None, version_of(pinned.default), pinned.default):
             raise NoLongerServes(f"{model}@{leaves} does not serve by the published pins")
         return Preview(
             model=model,
             action="roll back",
-            before=before,
+            before=pinned.default,
             leaves=pinned.default,
-            after=back[0],
-            serving=tuple(back),
+            after=pinned.back[0],
+            serving=pinned.back,
             candidates=(),
             servers=self._servers(pinned.pool),
             notes=("by the published pins, without asking the ledger",),
@@ -213,7 +238,9 @@ class Previews:
         if slot is not None and line.default == slot:
             raise Refused(f"{model}@{slot.version} is what serves and cannot be retired")
         target = Line() if slot is None else line.retired(slot)
-        return self._preview(model, "retire", line, target, target.default, True, notes)
+        preview = self._preview(model, "retire", line, target, target.default, True, notes)
+        gone = tuple(s.label for s in line.slots if target.find(s.digest) is None)
+        return replace(preview, retired=gone)
 
     def resume(self, model: str | None = None) -> list[Preview]:
         """What is open. A committed move ends at its target only if every server proves it."""
@@ -256,16 +283,12 @@ class Previews:
         return Preview(
             model=model,
             action=action,
-            before=line.default.version if line.default else None,
-            after=after.version if after else None,
-            serving=tuple(slot.version for slot in target.serving),
-            candidates=tuple(slot.version for slot in target.candidates),
+            before=line.default.label if line.default else None,
+            after=after.label if after else None,
+            serving=tuple(slot.label for slot in target.serving),
+            candidates=tuple(slot.label for slot in target.candidates),
             servers=self._servers((after.pool if after else None) or target.pool),
             warm=warm,
             changes=line != target,
             notes=notes,
         )
-
-
-def _at(model: str, version: str | None) -> str:
-    return f"{model}@{version}" if version else "nothing"

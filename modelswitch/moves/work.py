@@ -10,7 +10,7 @@ from typing import Any
 
 from modelswitch.errors import AtWork, NotProven
 from modelswitch.ledger import Event, LeaseKeeper, Ledger
-from modelswitch.line import Head, Kind, Line, Slot
+from modelswitch.line import Head, Kind, Line, Slot, named
 from modelswitch.moves.holders import is_dead, new_holder, who
 from modelswitch.moves.proof import Outcome, ServerOutcome
 from modelswitch.moves.publishing import Intent, Publisher
@@ -128,9 +128,10 @@ class Work:
 def not_proven(model: str, slot: Slot, action: str, outcome: Outcome, line: Line) -> NotProven:
     """What is said of a move that was undone; `line` stands."""
     before = line.default
-    serves = f"{model}@{before.version} serves." if before else "Nothing serves, as before."
+    name = named(model, slot, before)
+    serves = f"{named(model, before, slot)} serves." if before else "Nothing serves, as before."
     verb = {"stage": "staged", "scale": "scaled"}.get(action, "promoted")
     return NotProven(
-        f"{model}@{slot.version} was not {verb}: {outcome.story}. {serves}",
+        f"{name} was not {verb}: {outcome.story}. {serves}",
         next=f"modelswitch logs {model}@{slot.version}",
     )

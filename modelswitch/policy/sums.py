@@ -87,6 +87,14 @@ def unknown(machines: Iterable[Machine]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def memory_sum(machines: Iterable[Machine]) -> str | None:
+    """`digits@3: 4 workers × 520 MB = 2.1 GB, server a has 2.0 GB`: of the one that is fullest."""
+    told = [m for m in machines if m.capacity.memory_bytes and any(a.total_bytes for a in m.after)]
+    if not told:
+        return None
+    return _against(max(told, key=lambda m: _memory(m.after) / m.capacity.memory_bytes))
+
+
 def amount(count: float) -> str:
     """`520 MB`, `3.0 GB`, in powers of ten as memory is sold."""
     if count < 1e9:
@@ -106,18 +114,14 @@ def _misfit(
         return moved.name, f"it wants {why}, server {machine.name} has {has.gpus}", False
     if overcommit:
         return None
-    memory = sum(a.total_bytes for a in machine.after)
-    if has.memory_bytes < memory > sum(a.total_bytes for a in machine.before) and has.memory_bytes:
-        return (
-            moved.name,
-            f"{_sum(machine)}, server {machine.name} has {amount(has.memory_bytes)}",
-            True,
-        )
+    if has.memory_bytes < _memory(machine.after) > _memory(machine.before) and has.memory_bytes:
+        return moved.name, _against(machine), True
     cores_before = max((a.cores for a in machine.before if a.model == model), default=0)
     if has.cores and moved.cores > max(has.cores, cores_before):
         threads = f"{moved.threads} thread{'' if moved.threads == 1 else 's'}"
         why = f"{_workers(moved.workers)} × {threads} = {moved.cores} cores"
-        return moved.name, f"{why}, server {machine.name} has {has.cores}", True
+        fit = _workers(has.cores // (moved.threads or 1))
+        return moved.name, f"{why}, server {machine.name} has {has.cores}, for {fit}", True
     return None
 
 
@@ -126,6 +130,15 @@ def _lacks_gpu(ask: Ask, has: Capacity) -> str | None:
     if kind != "gpu" or int(number or 0) < has.gpus:
         return None
     return f"GPU {number} (they are counted from 0)" if number else "a GPU"
+
+
+def _memory(asks: Iterable[Ask]) -> int:
+    return sum(a.total_bytes for a in asks)
+
+
+def _against(machine: Machine) -> str:
+    has = amount(machine.capacity.memory_bytes)
+    return f"{_sum(machine)}, server {machine.name} has {has}"
 
 
 def _sum(machine: Machine) -> str:

@@ -202,7 +202,7 @@ def test_a_rollback_after_the_merge_leaves_what_the_pull_request_brought(
     fleet.merge()
     wait_for(lambda: site.all_answer() == {"2"})
 
-    assert Previews(site.moves).rollback("digits").before == "2"
+    assert Previews(site.moves).rollback("digits").before == two.label
     moved = site.rollback()
 
     assert (moved.before.version, moved.after.version) == ("2", "1")

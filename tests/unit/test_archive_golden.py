@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from modelswitch.archive.golden import Golden, compare, kind_of, outline
 
@@ -56,6 +57,22 @@ def test_wrong_answer_is_named_with_its_place(expected: Any, got: Any, why: str)
 @pytest.mark.parametrize(("got", "is_right"), [(1.00009, True), (1.0002, False), (1, True)])
 def test_float_may_differ_by_the_tolerance(got: float, is_right: bool) -> None:
     assert (compare(golden("close", [1.0]), [got]) is None) is is_right
+
+
+@pytest.mark.parametrize(("got", "is_right"), [(298_020.0, True), (298_200.0, False)])
+def test_an_absolute_tolerance_is_as_large_as_the_answers_are(got: float, is_right: bool) -> None:
+    wide = golden("close", [298_000.0]).model_copy(update={"rtol": 0.0, "atol": 29.8})
+
+    again = Golden.model_validate_json(wide.model_dump_json())
+
+    assert again == wide
+    assert (compare(again, [got]) is None) is is_right
+
+
+@pytest.mark.parametrize("atol", [-1.0, float("inf"), float("nan")])
+def test_a_tolerance_is_a_finite_number(atol: float) -> None:
+    with pytest.raises(ValidationError, match="atol"):
+        Golden(kind="close", request=None, expected=[1.0], atol=atol)
 
 
 def test_topk_compares_places_and_not_scores() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -26,6 +27,8 @@ from modelswitch.archive.contest import contest, fastest
 from modelswitch.archive.engines import compiled, sample
 from modelswitch.archive.engines.failures import operator_in
 from modelswitch.archive.engines.sample import read_sample
+from modelswitch.archive.golden import compare
+from modelswitch.archive.pictures import png
 from modelswitch.archive.proof import extracted, run_trial
 from modelswitch.archive.recipe import Recipe
 from modelswitch.errors import ArchiveError, UsageError
@@ -393,6 +396,107 @@ def test_a_contest_tells_why_an_engine_cannot(
     assert "zeta" in (graph.why or "")
     assert graph.latency_ms is None
     assert fastest([eager, graph]) == eager
+
+
+def test_an_engine_that_fails_however_is_a_row_of_the_contest(
+    saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelswitch.cli.engines import _facts, _row
+
+    def breaks(origin: Any, recipe: Recipe, *args: Any, **options: Any) -> Any:
+        if recipe.engine == "onnx":
+            raise KeyError("a converter's own trouble")
+        return build(origin, recipe, *args, **options)
+
+    monkeypatch.setattr(contests, "_SECONDS", 0.05)
+    monkeypatch.setattr(contests, "build", breaks)
+
+    found = list(contest(source(saved["table"]), Recipe(), engines=["onnx", "int8"]))
+
+    eager, graph, small = found
+    assert (eager.why, small.why) == (None, None)
+    assert small.a_second is not None
+    assert (graph.why or "").startswith("failed: KeyError: ")
+    assert "a converter's own trouble" in (graph.why or "")
+    assert fastest(found) in (eager, small)
+    assert _row(graph, eager)[0] == "onnx"
+    assert _row(graph, eager)[-1] == "no"
+    assert _facts(graph)["may_serve"] is False
+
+
+def test_a_contest_without_eager_says_what_failed(
+    saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise KeyError("gone")
+
+    monkeypatch.setattr(contests, "build", breaks)
+
+    with pytest.raises(ArchiveError, match="eager itself cannot serve it: failed: KeyError"):
+        list(contest(source(saved["table"]), Recipe(), engines=["onnx"]))
+
+
+@pytest.mark.parametrize("engine", ["onnx", "int8"])
+def test_large_answers_are_proved_by_a_share_of_them(
+    tmp_path: Path, engine: Any, large: Path
+) -> None:
+    built = build(source(large), Recipe(engine=engine), tmp_path)
+
+    golden = built.document.golden
+    assert golden is not None
+    assert golden.kind == "close"
+    assert golden.atol > 20
+    [wanted] = golden.expected["predictions"][0]
+    assert wanted > 200_000
+    off = json.loads(json.dumps(golden.expected))
+    off["predictions"][0] = [wanted * 1.5]
+    assert compare(golden, off)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prices near 298,000."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(4, 1)
+    with torch.no_grad():
+        net.weight.mul_(1000)
+        net.bias.fill_(298_000.0)
+    rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    return save(tmp_path_factory.mktemp("saved") / "large", net.eval(), rows)
+
+
+@pytest.mark.parametrize("engine", ["eager", "onnx"])
+def test_pictures_are_cut_to_what_the_model_takes_or_refused_by_it(
+    saved: dict[str, Path], tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.model_validate(
+        {"engine": engine, "input": "image", "image": {"mean": MEAN, "std": STD}}
+    )
+    body = {"inputs": [{"b64": base64.b64encode(png(np.zeros((1, 150, 200), np.uint8))).decode()}]}
+
+    built = build(source(saved["digits"]), recipe, tmp_path)
+
+    image = built.document.recipe.image
+    assert image is not None
+    assert (image.size, image.crop) == (8, 8)
+    assert len(answered(built, body)[0][0]) == 5
+
+    # As one was built that says nothing of its size.
+    monkeypatch.syspath_prepend(str(Path(handlers.__file__).parent))
+    protocol = importlib.import_module("modelswitch_protocol")
+    with extracted(built.path) as folder:
+        document = json.loads((folder / "modelswitch.json").read_bytes())
+        document["recipe"]["image"] |= {"size": None, "crop": None}
+        name = "modelswitch_torch" if engine == "eager" else "modelswitch_onnx"
+        model = vars(importlib.import_module(name))[
+            "TorchModel" if engine == "eager" else "OnnxModel"
+        ]()
+        model.load(folder, document)
+        with pytest.raises(protocol.Invalid) as refused:
+            model.decode(protocol.Request(body))
+    assert refused.value.status == 422
+    assert "150 × 200 pixels (height × width)" in refused.value.message
+    assert "the model takes 8 × 8" in refused.value.message
 
 
 def test_pictures_in_folders_are_a_sample(data: tuple[Any, Any], tmp_path: Path) -> None:

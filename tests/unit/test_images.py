@@ -21,7 +21,10 @@ from torchvision.transforms._presets import ImageClassification
 
 from modelswitch import handlers
 from modelswitch.archive import recipe as recipes
+from modelswitch.archive.document import Signature
+from modelswitch.archive.flavors.parts import Parts
 from modelswitch.archive.pictures import resolved
+from modelswitch.archive.source import Found
 from modelswitch.errors import ArchiveError
 
 
@@ -270,3 +273,88 @@ def test_weights_say_what_the_recipe_does_not() -> None:
 def test_weights_that_are_no_classifiers_are_refused(name: str) -> None:
     with pytest.raises(ArchiveError):
         resolved(recipes.Image(weights=name), "pets@1")
+
+
+def taking(*shape: int, **entries: Path) -> Found:
+    """A version whose one input has that shape, -1 for any length; its files by their endings."""
+    spec = {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": list(shape)}}
+    files = {f"model.{ending}": path for ending, path in entries.items()}
+    return Found(Parts("onnx", files, None), Signature(inputs=[spec]), None, ())
+
+
+def cut_of(found: Found, **recipe: Any) -> tuple[int | None, int | None]:
+    filled = resolved(recipes.Image.model_validate(recipe), "pets@1", found)
+    return filled.size, filled.crop
+
+
+def test_pictures_are_cut_to_the_one_square_that_a_model_takes() -> None:
+    fixed, free = taking(-1, 3, 32, 32), taking(-1, 3, -1, -1)
+
+    assert cut_of(fixed) == (32, 32)
+    assert cut_of(fixed, size=40) == (40, 32)
+    assert cut_of(fixed, crop=24) == (None, 24)
+    assert cut_of(fixed, size=40, crop=24) == (40, 24)
+    assert cut_of(free) == (None, None)
+    assert cut_of(taking(-1, 3, 32, -1)) == (None, None)
+    assert cut_of(taking(-1, 10)) == (None, None)
+    named = resolved(
+        recipes.Image(weights="EfficientNet_B0_Weights.IMAGENET1K_V1"), "pets@1", fixed
+    )
+    assert (named.size, named.crop) == (256, 224)
+
+
+def test_a_model_of_rectangles_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ArchiveError, match="32 × 48 pixels") as refused:
+        cut_of(taking(-1, 3, 32, 48))
+
+    assert 'input = "json"' in (refused.value.next or "")
+
+
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_what_the_signature_leaves_open_the_graph_fixes(
+    ending: str, is_fixed: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / f"model.{ending}"
+    if ending == "onnx":
+        import onnx
+        from onnx import TensorProto, helper
+
+        spec = [TensorProto.FLOAT, ["n", 3, 16, 16] if is_fixed else ["n", 3, "h", None]]
+        x, y = (helper.make_tensor_value_info(name, *spec) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+        onnx.save(helper.make_model(graph), path)
+    else:
+        any_length = torch.export.Dim.DYNAMIC
+        free = {0: any_length} if is_fixed else dict.fromkeys((0, 2, 3), any_length)
+        program = torch.export.export(
+            torch.nn.ReLU(), (torch.zeros(2, 3, 16, 16),), dynamic_shapes=(free,)
+        )
+        torch.export.save(program, path)
+
+    found = cut_of(taking(-1, 3, -1, -1, **{ending: path}))
+
+    assert found == ((16, 16) if is_fixed else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ((-1, 3, 32, 32), "67 × 91 pixels (height × width) as it came; the model takes 32 × 32"),
+        ((-1, 3, -1, 32), "the model takes any × 32 pixels"),
+        ((2, 3, 67, 91), "pictures sent: 1; the model takes 2 at a time"),
+        ((-1, 1, 67, 91), "read with 3 channels and the model takes 1"),
+    ],
+)
+def test_pictures_of_another_shape_are_refused_in_plain_words(
+    wanted: tuple[int, ...], words: str
+) -> None:
+    reader = images()
+    found = reader.read(request(FILES["jpeg"])).shape
+
+    with pytest.raises(refusal()) as refused:
+        reader.check(found, wanted)
+
+    assert refused.value.status == 422
+    assert words in refused.value.message
+    reader.check(found, (-1, 3, -1, 91))

@@ -114,3 +114,6 @@ def test_a_colon_for_an_at_is_guessed() -> None:
     with pytest.raises(UsageError, match="no reference") as error:
         parse_ref("digits:1")
     assert error.value.next == "is digits@1 meant?"
+    with pytest.raises(UsageError, match="no reference") as error:
+        parse_ref("digits:fa6881d0")
+    assert error.value.next == "is digits@VERSION:fa6881d0 meant?"

@@ -64,7 +64,7 @@ def test_many_terms_are_told_by_the_largest() -> None:
 def test_cores_are_those_of_the_moved_slot_alone() -> None:
     refuse_misfit([machine(digits(2), faces(8, 1), cores=2)], "digits", DIGEST)
     said = refusal(machine(digits(2, 1, threads=4), cores=4))
-    assert "2 workers × 4 threads = 8 cores, server a has 4" in said.message
+    assert "2 workers × 4 threads = 8 cores, server a has 4, for 1 worker" in said.message
 
 
 def test_a_gpu_that_is_not_there_is_refused_whatever_is_overcommitted() -> None:
