@@ -56,6 +56,7 @@ async def shrink(slots: Slots, step: Shrink, document: Document, lock: asyncio.L
 async def _load(slots: Slots, step: Shrink, standin: str, document: Document) -> None:
     file = slots.model_store / f"standin-{archive_name(step.slot.digest)}"
     recipe = document.recipe
+    await slots.cache.fetch(step.slot.digest)  # which verifies it: it is loaded once more
     try:
         with effect("agent.register", model=step.model, label=standin):
             archive = slots.model_store / archive_name(step.slot.digest)
