@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from modelswitch.agent.cache import archive_name
+from modelswitch.archive.verify import verify
 from modelswitch.cli.story import story
 from modelswitch.errors import Behind, NotProven, Refused
 from modelswitch.ledger import Event
@@ -82,6 +84,23 @@ def test_fewer_workers_are_one_row_and_reported(site: Site) -> None:
     assert [s.state for s in moved.servers] == ["proven", "proven"]
     assert workers(site, one) == [1, 1]
     assert rows(site)[before:] == [(Kind.SETTLED, "scale")]
+
+
+def test_an_archive_that_was_changed_meanwhile_stands_in_for_nothing(site: Site) -> None:
+    one = site.slot("1")
+    site.promote(one)
+    site.scale(one, 2)
+    files = [twin.model_store / archive_name(one.digest) for twin in site.twins.values()]
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+
+    site.scale(one, 1)
+
+    assert workers(site, one) == [1, 1]
+    for file in files:  # fetched anew, from the archive store
+        verify(file, one.digest)
 
 
 def ended_while_default(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[str]:
