@@ -21,8 +21,8 @@ TEXTS = ["a good film", "a bad film", "good", "film film film"]
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A text classifier of one small layer; what it says means nothing, but is its own."""
-    transformers = pytest.importorskip("transformers")
     import torch
+    import transformers
 
     vocabulary = tmp_path_factory.mktemp("words") / "vocab.txt"
     vocabulary.write_text("\n".join(WORDS))
