@@ -13,21 +13,16 @@ from modelswitch.archive.recipe import Recipe
 
 __all__ = ["Parts", "VersionFolder", "find"]
 
-# The first that fits, where the recipe names none; pyfunc fits whatever MLflow can load.
 _FINDERS = {"torch": torch.find, "onnx": onnx.find, "sklearn": sklearn.find, "pyfunc": pyfunc.find}
+# The first that fits, where the recipe names none; pyfunc takes whatever else MLflow can load.
+_FITS = {"torch": torch.fits, "onnx": onnx.fits, "sklearn": sklearn.fits}
 
 
 def find(version: VersionFolder, recipe: Recipe) -> Parts:
     """By the recipe's handler, else by the first flavor that fits."""
-    if recipe.handler != "auto":
-        return _FINDERS[recipe.handler](version, recipe)
-    if recipe.module is not None:
-        return torch.find(version, recipe)
-    for finder, fits in (
-        (torch.find, torch.fits),
-        (onnx.find, onnx.fits),
-        (sklearn.find, sklearn.fits),
-    ):
-        if fits(version):
-            return finder(version, recipe)
-    return pyfunc.find(version, recipe)
+    handler: str = recipe.handler
+    if handler == "auto" and recipe.module is not None:
+        handler = "torch"
+    if handler == "auto":
+        handler = next((name for name, fits in _FITS.items() if fits(version)), "pyfunc")
+    return _FINDERS[handler](version, recipe)

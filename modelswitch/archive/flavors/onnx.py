@@ -20,12 +20,7 @@ def fits(version: VersionFolder) -> bool:
 
 def find(version: VersionFolder, recipe: Recipe) -> Parts:
     """Raises ArchiveError for what is no ONNX model."""
-    flavor = version.flavor("onnx")
-    if flavor is None:
-        raise ArchiveError(
-            f"{version.name} is no ONNX model, which its recipe's handler asks for",
-            next='handler = "auto" in the recipe takes the one that fits',
-        )
+    flavor = version.asked_flavor("onnx", "ONNX")
     path = version.inside(str(flavor.get("data", "model.onnx")))
     if not path.is_file():
         raise version.missing(f"there is no {path.name}")

@@ -31,6 +31,16 @@ class VersionFolder:
         found = self.mlmodel["flavors"].get(name)
         return found if isinstance(found, dict) else None
 
+    def asked_flavor(self, name: str, kind: str) -> dict[str, Any]:
+        """What MLmodel says of a flavor; raises ArchiveError when it is no `kind` of model."""
+        found = self.flavor(name)
+        if found is None:
+            raise ArchiveError(
+                f"{self.name} is no {kind} model, which its recipe's handler asks for",
+                next='handler = "auto" in the recipe takes the one that fits',
+            )
+        return found
+
     @property
     def pyfunc(self) -> dict[str, Any]:
         return self.flavor("python_function") or {}

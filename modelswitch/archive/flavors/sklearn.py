@@ -21,12 +21,7 @@ def fits(version: VersionFolder) -> bool:
 
 def find(version: VersionFolder, recipe: Recipe) -> Parts:
     """Raises ArchiveError for what is no scikit-learn model, or takes more than one matrix."""
-    flavor = version.flavor("sklearn")
-    if flavor is None:
-        raise ArchiveError(
-            f"{version.name} is no scikit-learn model, which its recipe's handler asks for",
-            next='handler = "auto" in the recipe takes the one that fits',
-        )
+    flavor = version.asked_flavor("sklearn", "scikit-learn")
     path = version.inside(str(flavor.get("pickled_model", "model.pkl")))
     if not path.is_file():
         raise version.missing(f"there is no {path.name}")
