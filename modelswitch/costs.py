@@ -6,7 +6,6 @@ with, else unknown. MLflow is asked only for what was never measured, and never 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 
 from modelswitch.errors import ModelSwitchError, NotFound
@@ -105,21 +104,16 @@ class Costs:
         return self._budgets[key]
 
     def _ask_budget(self, model: str, version: str) -> int | None:
-        from modelswitch.registry import ABOUT_TAG
-
         if not self._registry_answers:
             return None
         try:
-            tags = self._rooms.registry.get_version(model, version).tags
+            about = self._rooms.registry.get_version(model, version).about
         except NotFound:
             return None
         except ModelSwitchError:  # a promotion of what is built waits for no MLflow
             self._registry_answers = False
             return None
-        try:
-            budget = json.loads(tags.get(ABOUT_TAG, "{}")).get("memory_budget_bytes")
-        except (ValueError, AttributeError):  # somebody's own text: it says nothing to us
-            return None
+        budget = about.get("memory_budget_bytes")
         return budget if isinstance(budget, int) and budget > 0 else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -150,11 +149,8 @@ class Served:
 
     def _sla_ms(self, model: str, version: str) -> float | None:
         """What was said of the version at `register`; None if nothing, or nobody to ask."""
-        from modelswitch.registry import ABOUT_TAG
-
         try:
-            tags = self.rooms.registry.get_version(model, version).tags
-            found = json.loads(tags.get(ABOUT_TAG, "{}")).get("latency_sla_ms")
-        except (ModelSwitchError, ValueError, AttributeError):
+            found = self.rooms.registry.get_version(model, version).about.get("latency_sla_ms")
+        except ModelSwitchError:
             return None
         return float(found) if isinstance(found, int | float) and found > 0 else None

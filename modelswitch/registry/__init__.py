@@ -6,7 +6,7 @@ never with this package; its types and exceptions do not leave it. It decides no
 version's marks should be stands in `marks`.
 """
 
-from modelswitch.registry.records import ModelVersion, RegisteredModel
-from modelswitch.registry.registry import ABOUT_TAG, OUR_TAGS, RECIPE_TAG, Registry
+from modelswitch.registry.records import ABOUT_TAG, ModelVersion, RegisteredModel
+from modelswitch.registry.registry import OUR_TAGS, RECIPE_TAG, Registry
 
 __all__ = ["ABOUT_TAG", "OUR_TAGS", "RECIPE_TAG", "ModelVersion", "RegisteredModel", "Registry"]

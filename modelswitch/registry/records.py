@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+
+ABOUT_TAG = "modelswitch.about"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,15 @@ class ModelVersion:
     created_at: datetime
     is_new: bool = False
     former: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What was said of it at `register`; empty for nothing, and for somebody's own text."""
+        try:
+            found = json.loads(self.tags.get(ABOUT_TAG, "{}"))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"

@@ -15,12 +15,17 @@ from modelswitch.effects import effect, tell
 from modelswitch.errors import ArchiveError, NotFound, Refused, UsageError
 from modelswitch.refs import check_name
 from modelswitch.registry.door import Door, patience
-from modelswitch.registry.records import ModelVersion, RegisteredModel, read_model, read_version
+from modelswitch.registry.records import (
+    ABOUT_TAG,
+    ModelVersion,
+    RegisteredModel,
+    read_model,
+    read_version,
+)
 from modelswitch.registry.source import find_source, folder_digest, has_mlmodel, upload
 
 OUR_TAGS = "modelswitch."
 RECIPE_TAG = "modelswitch.recipe"
-ABOUT_TAG = "modelswitch.about"
 FOLDER_TAG = "modelswitch.folder"  # SHA-256 of the folder that a version was registered from
 
 _TAG_KEY = re.compile(r"[\w.\-: ]+(/[\w.\-: ]+)*")
