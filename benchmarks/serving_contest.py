@@ -23,7 +23,7 @@ CLIENTS = (1, 8, 16)
 SECONDS = 3.0
 ROUNDS = 5
 # The JVM compiles what is hot while it serves: before that it costs several times as much
-WARM_UP_S = 15.0
+WARM_UP_S = 40.0
 
 
 class Contender(Protocol):

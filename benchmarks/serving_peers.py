@@ -136,9 +136,8 @@ def mlflow_server(model_uri: str, body: bytes, folder: Path, tracking_uri: str) 
     ]
     argv += ["--host", ports.LOOPBACK, "--workers", str(WORKERS), "--env-manager", "local"]
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    with process(
-        argv, folder, lambda: answers(f"{base}/ping"), MLFLOW_TRACKING_URI=tracking_uri, PATH=path
-    ) as pid:
+    env = {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": path}
+    with process(argv, folder, lambda: answers(f"{base}/ping"), **env) as pid:
         target = Target(f"{base}/invocations", (body,), "application/json")
         yield Server("mlflow models serve, 2 workers", target, pid)
 
@@ -223,6 +222,8 @@ def stock_torchserve(folder: Path) -> Iterator[Stock]:
     argv += ["--disable-token-auth", "--enable-model-api"]
     env = {"JAVA_HOME": str(jvm.java().parent.parent)}
     env |= {"TMPDIR": str(temporary), "TEMP": str(temporary)}
+    # Two workers on two cores, with a pool of threads in each, are several times slower
+    env["OMP_NUM_THREADS"] = "1"
     with process(argv, folder, lambda: answers(f"{base}/ping"), **env) as pid:
         yield Stock(pid, store, base, manage)
 

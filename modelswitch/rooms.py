@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from modelswitch.errors import LedgerUnreachable
 from modelswitch.fleet import FolderFleet
 from modelswitch.fleet.protocol import Fleet
-from modelswitch.ledger import Ledger
+from modelswitch.ledger import Ledger, MemoryLedger
+from modelswitch.moves import Moves
 from modelswitch.settings import Settings
 
 if TYPE_CHECKING:
     from modelswitch.local.addresses import Addresses
+    from modelswitch.mirror import Mirror
     from modelswitch.registry import Registry
     from modelswitch.store import ArchiveStore
 
@@ -88,3 +90,18 @@ class Rooms:
         from modelswitch.registry import Registry
 
         return Registry(self.addresses.tracking_uri)
+
+    @cached_property
+    def moves(self) -> Moves:
+        return Moves(self.ledger, self.fleet, self.settings)
+
+    @cached_property
+    def moves_without_ledger(self) -> Moves:
+        """For break-glass: opening the ledger would ask the database."""
+        return Moves(MemoryLedger(self.settings.deployment), self.fleet, self.settings)
+
+    @cached_property
+    def mirror(self) -> Mirror:
+        from modelswitch.mirror import Mirror
+
+        return Mirror(self.ledger, self.registry, self.settings)

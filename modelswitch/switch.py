@@ -33,7 +33,6 @@ from modelswitch.ledger import (
     Entry,
     Event,
     Ledger,
-    MemoryLedger,
     quarantine,
 )
 from modelswitch.line import Slot, Stage
@@ -55,9 +54,9 @@ if TYPE_CHECKING:
     from modelswitch.builds import Built
     from modelswitch.client import Prediction
     from modelswitch.costs import Costs
+    from modelswitch.dry_run import DryRun
     from modelswitch.local.addresses import Addresses
     from modelswitch.mirror import Mirror
-    from modelswitch.moves.preview import Preview, Previews, Sizing
     from modelswitch.registry import ModelVersion, Registry
     from modelswitch.served import Served
     from modelswitch.store import ArchiveStore
@@ -113,26 +112,26 @@ class ModelSwitch:
     def registry(self) -> Registry:
         return self.rooms.registry
 
-    @cached_property
+    @property
     def moves(self) -> Moves:
-        return Moves(self.ledger, self.fleet, self.settings)
+        return self.rooms.moves
 
-    @cached_property
+    @property
     def mirror(self) -> Mirror:
-        from modelswitch.mirror import Mirror
-
-        return Mirror(self.ledger, self.registry, self.settings)
-
-    @cached_property
-    def moves_without_ledger(self) -> Moves:
-        """For break-glass: opening the ledger would ask the database."""
-        return Moves(MemoryLedger(self.settings.deployment), self.fleet, self.settings)
+        return self.rooms.mirror
 
     @cached_property
     def costs(self) -> Costs:
         from modelswitch.costs import Costs
 
         return Costs(self.rooms, self.versions)
+
+    @cached_property
+    def dry_run(self) -> DryRun:
+        """What the verbs would do."""
+        from modelswitch.dry_run import DryRun
+
+        return DryRun(self.rooms, self.versions, self.costs)
 
     # What exists
 
@@ -221,15 +220,6 @@ class ModelSwitch:
             recipe = json.loads(text)
         return {**recipe, "allow_pickle": True}
 
-    def find_build(
-        self, ref: ModelRef, *, golden: bool = True, recipe: Mapping[str, Any] | None = None
-    ) -> str | None:
-        """The digest of the archive that `build` would reuse."""
-        from modelswitch.builds import Builds
-
-        version = self.registry.get_version(ref.name, self.resolve(ref))
-        return Builds(self.registry, self.store, {}).find(version, recipe=recipe, golden=golden)
-
     def check_build(self, ref: ModelRef, data: Path | None = None) -> list[str]:
         """Build again, with the recorded golden answer, and tell where the bytes differ."""
         from modelswitch.builds import Builds
@@ -298,22 +288,12 @@ class ModelSwitch:
         Raises Refused as `promote`, NotProven when a server could not start more, Behind when
         one has not come down to fewer yet.
         """
-        slot = self._scaled(ref)
+        slot = self.versions.scaled(ref)
         fits = self.costs.fits(ref.name, slot.digest, overcommit=overcommit)
         try:
             return self.moves.scale(ref.name, slot, workers, self._intent(reason), fits=fits)
         finally:
             self.moves.announcer.tell(ref.name)
-
-    def _scaled(self, ref: ModelRef) -> Slot:
-        slot = self.versions.loaded(ref)
-        event = self.ledger.head(ref.name)
-        slot = slot or (event.head.line.default if event else None)
-        if slot is None:
-            raise NotFound(
-                f"nothing of {ref.name} serves", next=f"a candidate is named: {ref.name}@3"
-            )
-        return slot
 
     def rollback(
         self,
@@ -330,7 +310,7 @@ class ModelSwitch:
         """
         intent = self._intent(reason)
         if break_glass:
-            moves = self.moves_without_ledger
+            moves = self.rooms.moves_without_ledger
             try:
                 moved = moves.break_glass(model, intent, leaves=leaves, quarantines=quarantines)
             finally:
@@ -461,94 +441,6 @@ class ModelSwitch:
             self.moves.announcer.tell(moved.model, {s.name: s.state for s in moved.servers})
         error = self.mark(moved.model)
         return Switched(moved, "pending" if error else "done", error)
-
-    # What a move would do: nothing is written, nothing is built
-
-    @cached_property
-    def _previews(self) -> Previews:
-        from modelswitch.moves.preview import Previews
-
-        return Previews(self.moves)
-
-    def preview_promote(
-        self,
-        ref: ModelRef,
-        to: Stage,
-        *,
-        golden: bool = True,
-        recipe: Mapping[str, Any] | None = None,
-        pool: str | None = None,
-        only_in: str | None = None,
-        workers: int | None = None,
-        overcommit: bool = False,
-    ) -> Preview:
-        """What `promote` would do; raises what it would refuse."""
-        slot = self.versions.find_slot(ref, recipe)
-        digest = slot.digest if slot else self.find_build(ref, golden=golden, recipe=recipe)
-        # Where nothing is built there is no digest yet: zeros stand for it.
-        slot = slot or Slot(self.resolve(ref), digest or "sha256:" + "0" * 64)
-        slot = replace(slot, pool=only_in)
-        preview = self._previews.promote(
-            ref.name,
-            slot,
-            to,
-            built=digest is not None,
-            pool=pool,
-            workers=workers,
-            fits=self.costs.fits(ref.name, slot.digest, overcommit=overcommit),
-        )
-        return replace(preview, notes=(*preview.notes, *self._weighed(told=overcommit)))
-
-    def _weighed(self, *, told: bool) -> tuple[str, ...]:
-        """The sum of memory, where it is wanted, and what is not in it."""
-        sums = (f"memory: {self.costs.memory}",) if told and self.costs.memory else ()
-        names = self.costs.uncounted
-        if not names:
-            return sums
-        few = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        return (*sums, f"not in the sum of memory, as nobody knows it: {few}")
-
-    def preview_scale(self, ref: ModelRef, workers: int, *, overcommit: bool = False) -> Sizing:
-        """What `scale` would do; raises what it would refuse."""
-        slot = self._scaled(ref)
-        fits = self.costs.fits(ref.name, slot.digest, overcommit=overcommit)
-        sizing = self._previews.scale(ref.name, slot, workers, fits=fits)
-        return replace(sizing, notes=(*sizing.notes, *self._weighed(told=overcommit)))
-
-    def shrinking_s(self, ref: ModelRef, workers: int) -> float | None:
-        """For how long, in seconds, a slot that serves is quiet before it loses workers.
-
-        None where `scale` ends none, where no caller feels it, and where nobody can say.
-        """
-        slot = self._scaled(ref)
-        event = self.ledger.head(ref.name)
-        serves = event.head.default if event else None
-        if workers >= slot.workers or serves is None or serves.digest != slot.digest:
-            return None
-        document = self.versions.document(slot.digest)
-        return document.recipe.response_timeout_s if document else None
-
-    def preview_rollback(
-        self, model: str, *, leaves: str | None = None, break_glass: bool = False
-    ) -> Preview:
-        """What serves and what a rollback goes back to; raises NothingToGoBackTo."""
-        if break_glass:
-            from modelswitch.moves.preview import Previews
-
-            return Previews(self.moves_without_ledger).break_glass(model, leaves)
-        return self._previews.rollback(model, leaves)
-
-    def preview_adopt(self, ref: ModelRef) -> Preview:
-        """What `adopt` would do."""
-        number = ref.version or self.mirror.production(ref.name)
-        return self.preview_promote(replace(ref, version=number), Stage.PRODUCTION)
-
-    def preview_retire(self, ref: ModelRef) -> Preview:
-        return self._previews.retire(ref.name, self.versions.loaded(ref))
-
-    def preview_resume(self, model: str | None = None) -> list[Preview]:
-        """What is open, and how it would end."""
-        return self._previews.resume(model)
 
     def _intent(self, reason: str) -> Intent:
         return Intent(reason=reason, claimed=self.actor)

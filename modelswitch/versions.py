@@ -160,6 +160,20 @@ class Versions:
             raise Refused(f"{ref} is not loaded", next=f"modelswitch show {ref.name}")
         return _one(ref, loaded, event.head.line)
 
+    def scaled(self, ref: ModelRef) -> Slot:
+        """The slot whose workers a reference means: what serves, for a bare name.
+
+        Raises as `loaded`, and NotFound where nothing serves.
+        """
+        slot = self.loaded(ref)
+        event = self.rooms.ledger.head(ref.name)
+        slot = slot or (event.head.line.default if event else None)
+        if slot is None:
+            raise NotFound(
+                f"nothing of {ref.name} serves", next=f"a candidate is named: {ref.name}@3"
+            )
+        return slot
+
     def asked(self, ref: ModelRef) -> Slot:
         """What servers hold under a reference that is no bare name, a move's target too.
 

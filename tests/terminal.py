@@ -18,6 +18,7 @@ from modelswitch.cli.session import Session
 from modelswitch.client import Prediction
 from modelswitch.client.answers import Reply, prediction_of
 from modelswitch.client.bodies import body_of
+from modelswitch.dry_run import DryRun
 from modelswitch.errors import NotFound
 from modelswitch.refs import ModelRef
 from modelswitch.registry import ABOUT_TAG, RECIPE_TAG, ModelVersion, RegisteredModel
@@ -134,8 +135,9 @@ class TwinSwitch(ModelSwitch):
         self.store.fetch(slot.digest, path)
         return Built(slot, read_document(path)[0], path.stat().st_size, reused=False)
 
-    def find_build(self, ref: ModelRef, **_: Any) -> str | None:
-        return None
+    @cached_property
+    def dry_run(self) -> DryRun:
+        return NothingBuilt(self.rooms, self.versions, self.costs)
 
     @cached_property
     def served(self) -> Served:
@@ -144,6 +146,11 @@ class TwinSwitch(ModelSwitch):
     def _connect(self, url: str) -> Any:
         self.client = TwinClient(self.site, url)
         return self.client
+
+
+class NothingBuilt(DryRun):
+    def build(self, ref: ModelRef, **_: Any) -> str | None:
+        return None
 
 
 class TwinClient:

@@ -89,6 +89,7 @@ def _row_data(row: ModelRow) -> dict[str, Any]:
     return {
         "model": row.model,
         "production": row.production.version if row.production else None,
+        "digest": row.production.digest if row.production else None,
         "staging": [slot.version for slot in row.staging],
         "ways_back": [{"version": w.version, "warm": w.warm} for w in row.ways_back],
         "since": utc_time(row.since),
@@ -246,7 +247,7 @@ def build(
     if allow_pickle:
         document = session.switch.allowing_pickle(wanted, document)
     if session.dry_run:
-        digest = session.switch.find_build(wanted, golden=not no_golden, recipe=document)
+        digest = session.switch.dry_run.build(wanted, golden=not no_golden, recipe=document)
         line = f"{ref} is built: {digest}" if digest else f"would build {ref}"
         return Result(
             {"changes": digest is None, "digest": digest}, [line], exit=0 if digest else 3

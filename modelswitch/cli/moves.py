@@ -67,7 +67,7 @@ def promote(
     if allow_pickle:
         document = session.switch.allowing_pickle(wanted, document)
     if session.dry_run:
-        preview = session.switch.preview_promote(
+        preview = session.switch.dry_run.promote(
             wanted,
             stage,
             golden=not no_golden,
@@ -125,7 +125,7 @@ def rollback(
     from modelswitch.refs import check_name
 
     check_name(name)
-    shown = session.switch.preview_rollback(name, leaves=leaves, break_glass=break_glass)
+    shown = session.switch.dry_run.rollback(name, leaves=leaves, break_glass=break_glass)
     if session.dry_run:
         return _previewed(shown)
     why = session.reason(reason)
@@ -159,7 +159,7 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
 
     wanted = parse_ref(ref)
     if session.dry_run:
-        return _previewed(session.switch.preview_retire(wanted))
+        return _previewed(session.switch.dry_run.retire(wanted))
     why = session.reason(reason)
     if str(wanted) == wanted.name and not session.agrees(
         f"take the whole model {ref} out of service?"
@@ -205,7 +205,7 @@ def resume(
     if reason and not outrank:
         raise UsageError("--reason goes with --outrank", next="modelswitch resume --help")
     if session.dry_run:
-        return _previewed_resume(session.switch.preview_resume(name))
+        return _previewed_resume(session.switch.dry_run.resume(name))
     why = session.reason(reason) if outrank else None
     before = session.switch.published_generation()
     with session.steps(name or ""):
@@ -257,7 +257,7 @@ def adopt(session: Session, ref: str | None, reason: str | None) -> Result:
         return Result(names, lines or ["MLflow calls nothing Production that is not known here"])
     wanted = parse_ref(ref)
     if session.dry_run:
-        return _previewed(session.switch.preview_adopt(wanted))
+        return _previewed(session.switch.dry_run.adopt(wanted))
     why = session.reason(reason)
     with session.steps(ref) as progress:
         switched = session.switch.adopt(wanted, why)

@@ -23,10 +23,10 @@ def scale(session: Session, ref: str, workers: int, reason: str | None, overcomm
 
     wanted = parse_ref(ref)
     if session.dry_run:
-        sizing = session.switch.preview_scale(wanted, workers, overcommit=overcommit)
+        sizing = session.switch.dry_run.scale(wanted, workers, overcommit=overcommit)
         return Result(sizing.to_json(), sizing.lines, exit=3 if sizing.changes else 0)
     why = session.reason(reason)
-    quiet_s = None if session.json else session.switch.shrinking_s(wanted, workers)
+    quiet_s = None if session.json else session.switch.dry_run.shrinking_s(wanted, workers)
     if quiet_s is not None:
         click.echo(
             f"{ref}: takes about {quiet_s:g} s (its response timeout) and a few more, in which a "
