@@ -56,12 +56,13 @@ class Served:
         return self.rooms.addresses.servers[0].inference_url
 
     def predict(
-        self, model: str, inputs: Any, *, version: str | None, timeout_s: float
+        self, model: str, inputs: Any, *, version: str | None = None, timeout_s: float = 30.0
     ) -> Prediction:
         """Ask the default path, or what is loaded as `3`, `3:ab12cd34`, `staging`, by its label.
 
-        Raises UsageError where a version is loaded with several recipes, NotFound where nothing
-        is loaded that could answer, and what Client.predict does.
+        `inputs`: see `modelswitch.Client.predict`, as for what it raises; besides, UsageError
+        where a version is loaded with several recipes, NotFound where nothing is loaded that
+        could answer.
         """
         label = None
         if version is not None:
@@ -92,7 +93,13 @@ class Served:
         server: str | None = None,
         metrics_url: str | None = None,
     ) -> Report:
-        """Measure a loaded version on one server; see `ModelSwitch.bench`."""
+        """Measure a loaded version on one server, asked by its label; nothing is changed.
+
+        `inputs`: see `modelswitch.Client.predict`; else the archive's golden request. `sla_ms`:
+        else what `register` was told. `metrics_url`: TorchServe's, where it is not the local
+        stack's. Raises NotFound and Refused for what is not loaded, PredictionError for what is
+        not answered.
+        """
         from modelswitch.bench import Subject, sweep
         from modelswitch.client.bodies import body_of
 

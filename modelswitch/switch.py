@@ -49,10 +49,7 @@ if TYPE_CHECKING:
 
     from modelswitch.archive.contest import Tried
     from modelswitch.archive.recipe import Engine
-    from modelswitch.bench import Plan
-    from modelswitch.bench import Report as Measured
     from modelswitch.builds import Built
-    from modelswitch.client import Prediction
     from modelswitch.costs import Costs
     from modelswitch.dry_run import DryRun
     from modelswitch.local.addresses import Addresses
@@ -132,6 +129,12 @@ class ModelSwitch:
         from modelswitch.dry_run import DryRun
 
         return DryRun(self.rooms, self.versions, self.costs)
+
+    @cached_property
+    def served(self) -> Served:
+        from modelswitch.served import Served
+
+        return Served(self.rooms, self.versions)
 
     # What exists
 
@@ -519,48 +522,3 @@ class ModelSwitch:
     def _live(self) -> list[Report]:
         now = datetime.now(UTC)
         return [r for r in self.fleet.reports() if not r.is_silent(now)]
-
-    @cached_property
-    def served(self) -> Served:
-        from modelswitch.served import Served
-
-        return Served(self.rooms, self.versions)
-
-    def predict(
-        self, model: str, inputs: Any, *, version: str | None = None, timeout_s: float = 30.0
-    ) -> Prediction:
-        """Ask a live server, on the default path unless a version is named.
-
-        `version`: `3`, `3:ab12cd34`, `staging`, or an alias. `inputs`: see
-        `modelswitch.Client.predict`, as for what it raises; NotFound besides, where nothing is
-        loaded that could answer.
-        """
-        return self.served.predict(model, inputs, version=version, timeout_s=timeout_s)
-
-    def bench(
-        self,
-        ref: ModelRef,
-        plan: Plan,
-        *,
-        inputs: Any = None,
-        body_from: str = "a call",
-        sla_ms: float | None = None,
-        server: str | None = None,
-        metrics_url: str | None = None,
-    ) -> Measured:
-        """Measure a loaded version on one server, asked by its label; nothing is changed.
-
-        `inputs`: see `modelswitch.Client.predict`; else the archive's golden request. `sla_ms`:
-        else what `register` was told. `metrics_url`: TorchServe's, where it is not the local
-        stack's. Raises NotFound and Refused for what is not loaded, PredictionError for what is
-        not answered.
-        """
-        return self.served.bench(
-            ref,
-            plan,
-            inputs=inputs,
-            body_from=body_from,
-            sla_ms=sla_ms,
-            server=server,
-            metrics_url=metrics_url,
-        )

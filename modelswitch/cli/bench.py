@@ -102,7 +102,7 @@ def bench(
         raise UsageError(f"{picture} cannot be written: there is no folder {picture.parent}")
     plan = Plan(clients, seconds, warm_up_s, session.timeout_s or TIMEOUT_S)
     with session.steps(ref):
-        report = session.switch.bench(
+        report = session.switch.served.bench(
             wanted,
             plan,
             inputs=inputs,

@@ -38,7 +38,7 @@ def predict(session: Session, ref: str, source: Path) -> Result:
     switch = session.switch
     version = None if wanted == ModelRef(wanted.name) else str(wanted).partition("@")[2]
     try:
-        said = switch.predict(
+        said = switch.served.predict(
             wanted.name, inputs, version=version, timeout_s=session.timeout_s or TIMEOUT_S
         )
     except PredictionError as error:

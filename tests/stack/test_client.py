@@ -73,7 +73,7 @@ def test_nothing_in_production_is_told_apart_by_the_facade(deployment: Deploymen
     assert raised.value.reason == "queue_full_or_no_worker"
     assert raised.value.retry_after_s == 1.0
     with pytest.raises(NotFound, match="no version in production"):
-        deployment.switch.predict(MODEL, REQUEST)
+        deployment.switch.served.predict(MODEL, REQUEST)
 
 
 def test_bench_measures_a_label_and_reads_the_servers_own_times(

@@ -255,6 +255,12 @@ def test_answers_are_the_best_labels_with_probabilities() -> None:
     }
 
 
+def test_of_equal_scores_the_first_is_named_first_and_nothing_is_better_than_a_number() -> None:
+    scores = np.array([[0.1, 0.3, 0.2, 0.3, 0.1], [np.nan, 0.5, np.nan, 0.2, np.nan]], np.float32)
+    found = images(top=3, output="probabilities").answer(scores)
+    assert [[one["label"] for one in row] for row in found] == [["1", "3", "2"], ["1", "3", "0"]]
+
+
 def test_weights_say_what_the_recipe_does_not() -> None:
     named: Callable[..., Any] = lambda **more: resolved(  # noqa: E731
         recipes.Image(weights="EfficientNet_B0_Weights.IMAGENET1K_V1", **more), "pets@1"
