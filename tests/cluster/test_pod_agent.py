@@ -75,6 +75,21 @@ async def test_a_new_pod_reads_the_latest_generation_before_it_is_ready(pod: Twi
         await pod.is_ready()
 
 
+async def test_a_new_pod_whose_store_is_away_says_so_and_serves_once_it_is_back(
+    pod: TwinPod,
+) -> None:
+    one = pod.slot("1")
+    archives = pod.folder.parent / "archives"
+    away = archives.rename(archives.with_name("away"))
+    await pod.put(pins_of(1, one))
+    async with pod.running() as agent:
+        await until(lambda: agent.report and agent.report.slot(MODEL, one.label).error)
+        assert agent.why_not_ready == f"not READY and proven here: {MODEL}"
+        away.rename(archives)
+        await pod.serves(one, 1)
+        await pod.is_ready()
+
+
 async def test_an_agent_that_kept_its_pins_is_ready_again_without_the_api(pod: TwinPod) -> None:
     one = pod.slot("1")
     await pod.put(pins_of(1, one))

@@ -17,6 +17,10 @@ from tests.stack.deployment import Deployment, wait_for
 from tests.stack.models import MODEL
 
 MAP = "modelswitch-pins-dev"
+APPLY = (
+    f"kubectl create configmap {MAP} -n {NAMESPACE} --from-file=pins.json --dry-run=client "
+    "-o yaml | kubectl apply --server-side --force-conflicts -f -"
+)
 MARKED = re.compile(r"<!-- run -->\n```sh\n(.*?)```", re.DOTALL)
 
 
@@ -97,13 +101,29 @@ def test_a_plan_waits_for_its_pull_request_and_is_proven(pods: Site) -> None:
     assert pods.run("diff").exit == 3
 
     waiting = pods.start("resume", "--wait")
-    pods.type(
-        f"kubectl create configmap {MAP} -n {NAMESPACE} --from-file=pins.json --dry-run=client "
-        "-o yaml | kubectl apply --server-side --force-conflicts -f -"
-    )
+    pods.type(APPLY)
     out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, out + err
     assert set(pods.serve().values()) == {"3"}
+    pods.assert_one_story("3")
+
+
+@pytest.mark.cluster_wide
+def test_the_api_server_restarts_while_a_plan_is_merged(pods: Site) -> None:
+    pods.stand("1", "2")
+    pods.well("promote", f"{MODEL}@3", "--to", "staging", "--reason", "a look")
+    pods.well("promote", f"{MODEL}@3", "--reason", "reviewed", "--plan")
+    waiting = pods.start("resume", "--wait")
+    with Clients(pods.urls, count=3) as clients:
+        pods.type(APPLY)
+        pods.plane.stop_api_server()
+        pods.plane.start_api_server()
+        out, err = waiting.communicate(timeout=120)
+        if waiting.returncode:  # it asked while nobody was there
+            assert '"fleet_unreachable"' in out, out + err
+            pods.well("resume", "--wait")
+    assert not clients.failed
+    assert not clients.wrong
     pods.assert_one_story("3")
 
 
