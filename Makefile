@@ -4,10 +4,11 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: help demo up down test test-cluster lint bench crash screenshot clean constraints
+.PHONY: help install demo up down test test-cluster lint bench crash screenshot clean constraints
 
 help:
 	@echo "make demo          set up, start the stack, train, register, promote, predict, roll back; four flavors"
+	@echo "make install       set up in $(VENV), start nothing"
 	@echo "make up, down      start or stop the stack on this machine"
 	@echo "make test          every test, those on real PostgreSQL, MLflow and TorchServe included"
 	@echo "make test-cluster  every test on a real Kubernetes control plane (Go builds it once)"
@@ -20,6 +21,8 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) tools/setup_venv.py $(VENV)
 	@touch $(READY)
+
+install: $(READY)
 
 demo: $(READY)
 	@$(BIN)/python tools/demo.py

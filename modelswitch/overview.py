@@ -106,13 +106,14 @@ def differences(
     *,
     unreadable: str | None = None,
     applied: Event | None = None,
+    start: str = "modelswitch up",
     forget: Callable[[str], str] = "modelswitch agent forget {}".format,
 ) -> list[Difference]:
     """Where the fleet's pins and the servers differ from what the ledger says.
 
     `unreadable` says why the published pins cannot be read, if somebody has spoilt them.
-    `applied`: the plan whose pins are `wanted`, because they are published. `forget`: how a server
-    is struck off the roster.
+    `applied`: the plan whose pins are `wanted`, because they are published. `start`: how servers
+    are brought where there is none; `forget`: how one is struck off the roster.
     """
     found: list[Difference] = []
     for model, event in sorted(heads.items()):
@@ -151,10 +152,8 @@ def differences(
             )
     found += _pins_differences(wanted, published, unreadable)
     roster = list(reports)
-    if not roster and wanted.models:
-        found.append(
-            Difference("server", None, "fleet", "a server", "none has reported", "modelswitch up")
-        )
+    if not roster and _asks(wanted):
+        found.append(Difference("server", None, "fleet", "a server", "none has reported", start))
     # Break-glass pins are what servers should hold until the ledger is told of them.
     stands = published if published is not None and published.is_break_glass else wanted
     for report in roster:
@@ -162,11 +161,16 @@ def differences(
     return found
 
 
+def _asks(pins: Pins) -> bool:
+    """Whether pins ask a server for anything: of a retired model only its name is left."""
+    return any(model.slots for model in pins.models.values())
+
+
 def _pins_differences(
     wanted: Pins, published: Pins | None, unreadable: str | None
 ) -> list[Difference]:
     if published is None:
-        if not wanted.models and unreadable is None:
+        if not _asks(wanted) and unreadable is None:
             return []
         return [
             Difference(
@@ -233,6 +237,8 @@ def _server_differences(
             )
         ]
     found: list[Difference] = []
+    outrank = 'modelswitch resume --outrank --reason "…"'
+    is_ahead = report.generation > wanted.generation
     if report.generation != wanted.generation:
         found.append(
             Difference(
@@ -241,8 +247,8 @@ def _server_differences(
                 where,
                 f"generation {wanted.generation}",
                 f"generation {report.generation}" + (f": {report.error}" if report.error else ""),
-                'modelswitch resume --outrank --reason "…"'
-                if report.generation > wanted.generation
+                outrank
+                if is_ahead
                 else "it follows by itself; if not: modelswitch logs --server " + report.server,
             )
         )
@@ -257,7 +263,9 @@ def _server_differences(
                     where,
                     str(model.default),
                     str(default),
-                    "it is put right by itself; if not: modelswitch logs " + name,
+                    outrank
+                    if is_ahead
+                    else "it is put right by itself; if not: modelswitch logs " + name,
                 )
             )
         for label, slot in sorted(model.slots.items()):

@@ -477,6 +477,7 @@ class ModelSwitch:
             datetime.now(UTC),
             unreadable=unreadable,
             applied=applied,
+            start=self.fleet.how_to_start(),
             forget=self.fleet.how_to_forget,
         )
         return found + self.mirror.differences(snapshot.heads)
@@ -507,13 +508,13 @@ class ModelSwitch:
     def reports(self) -> tuple[Report, ...]:
         return self.fleet.reports()
 
-    def published_generation(self) -> int | None:
-        """That of the pins that stand; None where none can be read."""
+    def published(self) -> Pins | None:
+        """The pins that stand; None where none can be read."""
         try:
             published = self.fleet.published()
         except PinsError:
             return None
-        return published.pins.generation if published else None
+        return published.pins if published else None
 
     def forget_server(self, name: str) -> bool:
         """Strike a server off the roster."""

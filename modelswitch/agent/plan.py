@@ -118,7 +118,7 @@ def diff(model: str, wanted: PinnedModel, served: ServedModel | None, known: Kno
         if default != wanted.default or known.default_proven != wanted.default:
             slot = wanted.slots[wanted.default]
             steps.append(Prove(model, wanted.default, slot.digest))
-    elif wanted.slots and wanted.default is None and default not in (None, PLACEHOLDER):
+    elif wanted.default is None and default not in (None, PLACEHOLDER):
         steps.append(Activate(model, PLACEHOLDER))
 
     for label in _in_order(wanted):
@@ -149,8 +149,9 @@ def diff(model: str, wanted: PinnedModel, served: ServedModel | None, known: Kno
         # Never what is default, but for the last version of a model that is to go whole.
         if label == default and (wanted.slots or len(versions) > 1):
             continue
-        # The placeholder keeps its place until a right default stands.
-        if label == PLACEHOLDER and wanted.slots and default != wanted.default:
+        # The placeholder keeps its place until a right default stands, or nothing else does.
+        keeps = default != wanted.default if wanted.slots else len(versions) > 1
+        if label == PLACEHOLDER and keeps:
             continue
         steps.append(Unload(model, label))
     return steps

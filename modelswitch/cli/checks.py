@@ -163,8 +163,7 @@ def _fleet(session: Session) -> Iterator[Check]:
     now = datetime.now(UTC)
     reports = switch.reports()
     if not reports:
-        fix = "kubectl get deployments" if on_kubernetes else "modelswitch up"
-        yield Check("agents", WARN, "none has reported", fix)
+        yield Check("agents", WARN, "none has reported", switch.fleet.how_to_start())
     for report in reports:
         name = f"agent {report.server}"
         if report.is_silent(now):

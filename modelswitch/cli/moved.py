@@ -68,12 +68,6 @@ def promoted(session: Session, switched: Switched, stage: str, waited_s: float |
     return line
 
 
-def commit_this(session: Session) -> list[str]:
-    """What is published stands in the working tree too, and belongs into its history."""
-    file = session.settings.fleet.pins_file
-    return [f"commit this: {file} holds the pins that are published now"] if file else []
-
-
 def planned(switched: Switched, file: str) -> str:
     moved = switched.moved
     first = "is planned" if moved.changed else "was planned already"

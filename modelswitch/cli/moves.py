@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from modelswitch.cli.moved import commit_this, marks, moved_data, planned, promoted, proven
+from modelswitch.cli.moved import marks, moved_data, planned, promoted, proven
 from modelswitch.cli.output import Result, Table, counted, local_time
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import ALLOW_PICKLE, WORKERS, Verb, Verbs, complete_model
-from modelswitch.errors import UsageError
+from modelswitch.errors import LedgerUnreachable, UsageError
 from modelswitch.line import named
 
 if TYPE_CHECKING:
@@ -99,10 +99,7 @@ def promote(
         )
     return Result(
         moved_data(switched) | {"stage": str(stage)},
-        [
-            promoted(session, switched, str(stage), progress.waited_s),
-            *(commit_this(session) if switched.moved.changed else ()),
-        ],
+        [promoted(session, switched, str(stage), progress.waited_s)],
     )
 
 
@@ -125,7 +122,12 @@ def rollback(
     from modelswitch.refs import check_name
 
     check_name(name)
-    shown = session.switch.dry_run.rollback(name, leaves=leaves, break_glass=break_glass)
+    try:
+        shown = session.switch.dry_run.rollback(name, leaves=leaves, break_glass=break_glass)
+    except LedgerUnreachable as error:
+        glass = f'if it must be now: modelswitch rollback {name} --break-glass --reason "…"'
+        advice = f"{error.next}; {glass}" if error.next else glass
+        raise LedgerUnreachable(error.message, next=advice) from error
     if session.dry_run:
         return _previewed(shown)
     why = session.reason(reason)
@@ -146,7 +148,7 @@ def rollback(
         f"{now} serves again on {proven(moved, progress.waited_s)}. Left: {left}"
         f"{'' if no_quarantine else ', quarantined'}. {marks(switched)}"
     )
-    return Result(moved_data(switched), [line, *commit_this(session)])
+    return Result(moved_data(switched), [line])
 
 
 @click.command("retire", cls=Verb, panel=PANEL)
@@ -172,8 +174,11 @@ def retire(session: Session, ref: str, reason: str | None) -> Result:
     if moved.after:
         recipe = f" ({moved.after.digest8})" if wanted.digest8 else ""
         serves = f"{moved.model}@{moved.after.version}{recipe} serves"
-    line = f"{ref} is retired and is unloaded; {serves}. {marks(switched)}"
-    return Result(moved_data(switched), [line, *commit_this(session)])
+    line = (
+        f"{ref} is retired; {serves}. Servers unload it once it was quiet for its response "
+        f"timeout. {marks(switched)}"
+    )
+    return Result(moved_data(switched), [line])
 
 
 @click.command("resume", cls=Verb, panel=PANEL)
@@ -207,7 +212,7 @@ def resume(
     if session.dry_run:
         return _previewed_resume(session.switch.dry_run.resume(name))
     why = session.reason(reason) if outrank else None
-    before = session.switch.published_generation()
+    before = session.switch.published()
     with session.steps(name or ""):
         concluded = session.switch.resume(
             name,
@@ -225,17 +230,19 @@ def resume(
             f"the plan of {moved.model} is given up" if give_up else f"{moved.model} is concluded"
         )
         lines.append(f"{what}: {serves}. {marks(switched)}")
-    after = session.switch.published_generation()
-    if after != before:
-        lines.append(f"published: generation {after} (before: {before or 'nothing readable'})")
-    ahead = [r.server for r in session.switch.reports() if r.generation > (after or 0)]
+    after = session.switch.published()
+    if before and before.is_break_glass and after and not after.is_break_glass:
+        lines.append("the break-glass rollback is recorded: modelswitch history")
+    if after and (before is None or after.text != before.text):
+        was = f"generation {before.generation}" if before else "nothing readable"
+        lines.append(f"published: generation {after.generation} (before: {was})")
+    generation = after.generation if after else 0
+    ahead = [r.server for r in session.switch.reports() if r.generation > generation]
     if ahead:
         lines.append(
             f"{', '.join(ahead[:3])} took pins of a higher generation that are not the ledger's: "
             'modelswitch resume --outrank --reason "…"'
         )
-    if concluded:
-        lines += commit_this(session)
     return Result(
         [moved_data(s) for s in concluded],
         lines or ["nothing was open; the fleet and the marks are as the ledger says"],
@@ -262,7 +269,7 @@ def adopt(session: Session, ref: str | None, reason: str | None) -> Result:
     with session.steps(ref) as progress:
         switched = session.switch.adopt(wanted, why)
     line = promoted(session, switched, "production", progress.waited_s)
-    return Result(moved_data(switched), [line, *commit_this(session)])
+    return Result(moved_data(switched), [line])
 
 
 @click.group("quarantine", cls=Verbs, panel=PANEL)

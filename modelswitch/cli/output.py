@@ -35,7 +35,7 @@ class Result:
 def print_result(result: Result) -> None:
     for line in result.talk:
         say(line)
-    with _unless_closed():
+    with unless_closed():
         for part in result.show:
             if isinstance(part, Table):
                 _print_table(part, sys.stdout)
@@ -55,7 +55,7 @@ def print_envelope(
         "data": data,
         "error": error,
     }
-    with _unless_closed():
+    with unless_closed():
         print(json.dumps(envelope, ensure_ascii=False, indent=2, allow_nan=False))
         sys.stdout.flush()
 
@@ -69,7 +69,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def _unless_closed() -> Iterator[None]:
+def unless_closed() -> Iterator[None]:
     """A reader that has gone, as in `| head -1`, changes nothing about what was done."""
     try:
         yield

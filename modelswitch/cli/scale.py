@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from modelswitch.cli.moved import commit_this, servers_data, version
+from modelswitch.cli.moved import servers_data, version
 from modelswitch.cli.output import Result, counted
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import WORKERS, Verb, complete_model
@@ -55,7 +55,7 @@ def scale(session: Session, ref: str, workers: int, reason: str | None, overcomm
         return Result(data, [f"{name} has {has} on each server already; nothing was changed."])
     on = ", ".join(server.name for server in moved.servers)
     line = f"{name} has {has}, READY on {on}. Before: {before.workers}."
-    return Result(data, [line, *commit_this(session)])
+    return Result(data, [line])
 
 
 VERBS = (scale,)

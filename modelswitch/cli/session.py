@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -124,14 +124,27 @@ class Session:
     def steps(self, subject: str = "") -> Iterator[Progress]:
         """Show the progress of what runs inside."""
         from modelswitch import effects
+        from modelswitch.cli.output import say
         from modelswitch.cli.progress import Progress
 
         progress = Progress(sys.stderr, subject, plain=not self.json)
+        before = self._pins_file()
         try:
             with effects.watching(progress=progress.step):
                 yield progress
         finally:
             progress.clear()
+            if not self.json and self._pins_file() != before:
+                say(f"commit this: {self.settings.fleet.pins_file} has changed")
+
+    def _pins_file(self) -> bytes | None:
+        """What stands in the working tree and belongs into its history."""
+        file = self.settings.fleet.pins_file
+        if file is None:
+            return None
+        with suppress(OSError):
+            return file.read_bytes()
+        return None
 
     def configure_logs(self, level: str = "CRITICAL") -> None:
         """As MODELSWITCH_LOG says (`json`, `INFO`, `json:INFO`), else `level` for people.

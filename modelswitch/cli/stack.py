@@ -10,7 +10,7 @@ import rich_click as click
 from modelswitch.cli.output import Result, Table, local_time, say, utc_time
 from modelswitch.cli.session import Session
 from modelswitch.cli.verbs import Verb
-from modelswitch.errors import NotFound, PinsError
+from modelswitch.errors import ModelSwitchError, NotFound, PinsError
 
 if TYPE_CHECKING:
     from modelswitch.local.addresses import Addresses
@@ -30,6 +30,7 @@ def up(session: Session, servers: int | None, port_base: int | None, foreground:
     """Start PostgreSQL, MLflow, TorchServe and its agent here; harmless when they run."""
     stack = session.stack
     if session.dry_run:
+        stack.refuse_pods()
         status = stack.status()
         if status.is_healthy:
             return Result({"changes": False}, ["all of the stack runs"])
@@ -96,8 +97,10 @@ def status(session: Session, pool: str | None) -> Result:
             generation = 0
     servers = fleet_status.look(_of_pool(reports, pool), pins, datetime.now(UTC))
     pools = fleet_status.pools(servers, generation)
+    ledger, stray = _beside_the_ledger(session, pins)
     fine = (
         unread is None
+        and stray is None
         and bool(servers)
         and all(server.state == "well" for server in servers)
         and (stack is None or stack.is_healthy)
@@ -105,13 +108,14 @@ def status(session: Session, pool: str | None) -> Result:
     show: list[str | Table] = []
     if stack is not None or session.settings.fleet.kind == "folder":
         show += _stack_lines(stack)
-    show += [unread] if unread else []
+    show += [told for told in (unread, stray) if told]
     show += fleet_status.lines(servers, generation) if servers else ["no server has reported"]
     data = {
         "stack": _stack_data(stack) if stack else None,
         "fleet": {
             "generation": generation,
-            "why_not": unread,
+            "ledger": ledger,
+            "why_not": unread or stray,
             "pools": [pool.data() for pool in pools],
             "servers": [server.data(generation) for server in servers],
         },
@@ -126,6 +130,21 @@ def published_pins(session: Session) -> tuple[Pins | None, str | None]:
     except PinsError as error:
         return None, error.message
     return (published.pins if published else None), None
+
+
+def _beside_the_ledger(session: Session, pins: Pins | None) -> tuple[int | None, str | None]:
+    """The ledger's generation, and what is said of published pins that are not the ledger's."""
+    try:
+        wanted = session.switch.pins()
+    except ModelSwitchError as error:  # servers can be told of all the same
+        is_named = session.settings.database_url is not None
+        return None, f"the ledger was not asked: {error.message}" if is_named else None
+    if pins is None or pins.text == wanted.text:
+        return wanted.generation, None
+    what = f"generation {pins.generation} is published"
+    if pins.is_break_glass:
+        return wanted.generation, f"{what}, a break-glass rollback: modelswitch resume records it"
+    return wanted.generation, f"{what}, the ledger says {wanted.generation}: see modelswitch diff"
 
 
 def _of_pool(reports: tuple[Report, ...], pool: str | None) -> list[Report]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import rich_click as click
 from click.core import ParameterSource
+from click.exceptions import Exit
 from rich_click import (
     RichCommand,
     RichCommandPanel,
@@ -16,7 +18,7 @@ from rich_click import (
     RichPanel,
 )
 
-from modelswitch.cli.output import Result, print_envelope, print_result
+from modelswitch.cli.output import Result, print_envelope, print_result, unless_closed
 from modelswitch.cli.session import Session
 
 WORKERS = click.IntRange(1, 1024)  # as many as pins can ask for
@@ -70,6 +72,10 @@ class Verb(RichCommand):
         super().__init__(*args, panels=_option_panels(), **kwargs)
         self.params = [*self.params, *global_flags()]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _page():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> None:
         session = ctx.find_object(Session) or Session()
         session.command = name_of(ctx)
@@ -87,6 +93,19 @@ class Verbs(RichGroup):
         panels = [*(RichCommandPanel(topic) for topic in topics), *_option_panels()]
         super().__init__(*args, **{**kwargs, "panels": panels})
         self.params = [*self.params, *global_flags()]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _page():
+            return super().parse_args(ctx, args)
+
+
+@contextmanager
+def _page() -> Iterator[None]:
+    """Around the reading of a line, which prints --help and --version: nothing else does there."""
+    with unless_closed():
+        yield
+        return
+    raise Exit(0)
 
 
 def name_of(ctx: click.Context) -> str:

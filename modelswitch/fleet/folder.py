@@ -112,6 +112,9 @@ class FolderFleet:
             if time.monotonic() >= deadline:
                 return
 
+    def how_to_start(self) -> str:
+        return "modelswitch up"
+
     def how_to_forget(self, server: str) -> str:
         return f"modelswitch agent forget {server}"
 

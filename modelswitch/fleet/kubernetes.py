@@ -322,6 +322,11 @@ class KubernetesFleet:
         finally:
             stop.set()
 
+    def how_to_start(self) -> str:
+        there = f"-n {self.namespace}"
+        scale = f"kubectl scale deployment NAME {there} --replicas=1"
+        return f"kubectl get pods {there}; if there is none: {scale}"
+
     def how_to_forget(self, server: str) -> str:
         if server.endswith(MISSING):
             return f"wait for its pods, or scale it down: kubectl get pods -n {self.namespace}"

@@ -76,6 +76,9 @@ class Fleet(Protocol):
     def watch(self, timeout_s: float) -> Iterator[tuple[Report, ...]]:
         """The reports now, at each change, and now and then, until `timeout_s` has passed."""
 
+    def how_to_start(self) -> str:
+        """The command that brings servers, where there is none."""
+
     def how_to_forget(self, server: str) -> str:
         """The command that strikes a server off the roster."""
 

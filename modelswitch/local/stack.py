@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from modelswitch.effects import effect, tell
-from modelswitch.errors import StackError
+from modelswitch.errors import StackError, UsageError
 from modelswitch.local import keeper, ports, processes
 from modelswitch.local.addresses import STATE_FILE, Addresses, State, addresses, read_state
 from modelswitch.local.agents import agent, is_settling
@@ -65,8 +65,10 @@ class Stack:
 
         With `foreground` it returns only after Ctrl-C or SIGTERM, when all is stopped again.
         Raises StackError when a port is taken or a part does not become healthy: what this
-        call started is stopped again then, and on Ctrl-C.
+        call started is stopped again then, and on Ctrl-C. Raises UsageError where the fleet's
+        servers are pods.
         """
+        self.refuse_pods()
         standing = signal.signal(signal.SIGTERM, _interrupt) if foreground else None
         try:
             with self._locked():
@@ -80,6 +82,15 @@ class Stack:
             if foreground:
                 signal.signal(signal.SIGTERM, standing)
         return self.status()
+
+    def refuse_pods(self) -> None:
+        """Raise UsageError where an agent started here would follow a cluster's pins."""
+        if self.settings.fleet.kind == "kubernetes":
+            raise UsageError(
+                "this folder's servers are pods (fleet.kind = kubernetes): up starts a stack on "
+                "this machine",
+                next="run it in another folder; pods: kubectl scale, see docs/kubernetes.md",
+            )
 
     def _keep(self) -> None:
         """Keep the stack up until Ctrl-C, then stop it."""

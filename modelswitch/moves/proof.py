@@ -21,6 +21,7 @@ from modelswitch.reports import Report, SlotReport, State
 from modelswitch.settings import Timeouts
 
 _LOOK_EVERY_S = 0.5
+_QUIET_S = 60.0  # longer than any agent keeps silent that has nothing to tell
 _SLACK_S = 10.0  # an agent's fetch and verification come before its own load timeout
 
 
@@ -102,7 +103,7 @@ class Proof:
             raise FleetUnreachable(
                 f"{model}@{slot.version}: no live server in the pool {pool}{known}, so nothing "
                 f"can be proven{why}",
-                next="modelswitch status; modelswitch up",
+                next=f"modelswitch status; {self.fleet.how_to_start()}",
             )
         if silent:
             names = ", ".join(r.server for r in silent)
@@ -257,4 +258,6 @@ def _outcome(report: Report, judge: Judge, generation: int, now: datetime) -> Se
             proof.latency_ms if proof else None,
         )
     error = verdict.error or report.error
+    if error is None and (now - report.heartbeat_at).total_seconds() > _QUIET_S:
+        error = f"behind, and {report.why_silent}"
     return ServerOutcome(report.server, "failed" if verdict.failed else "behind", error=error)

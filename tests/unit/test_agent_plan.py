@@ -251,6 +251,16 @@ def a_shrink(label: str, *, is_default: bool) -> Shrink:
 PROVEN = Known(proven=frozenset({ONE, TWO}), default_proven=ONE)
 
 
+def test_a_model_that_goes_whole_stops_answering_before_it_is_drained() -> None:
+    label = LABELS[0]
+    nothing = PinnedModel(default=None, back=(), slots={})
+    server = Server(label, {label: 1}, {label: 1})
+    assert plan.diff(MODEL, nothing, server.served, Known()) == [
+        Activate(MODEL, PLACEHOLDER),
+        Unload(MODEL, label),
+    ]
+
+
 def test_fewer_workers_are_a_slow_step_of_their_own() -> None:
     server = Server(ONE, {ONE: 3, TWO: 2}, {ONE: 3, TWO: 2})
     assert shrinking(server, PROVEN) == [

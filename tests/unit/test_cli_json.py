@@ -253,6 +253,9 @@ def test_up_down_and_status_tell_of_the_stack(
     asked: list[dict[str, Any]] = []
 
     class ToldStack:
+        def refuse_pods(self) -> None:
+            """It has none."""
+
         def up(self, **options: Any) -> StackStatus:
             asked.append(options)
             return told

@@ -130,9 +130,21 @@ def test_break_glass_rolls_back_without_asking_the_ledger(
     def away(*_: object, **__: object) -> None:
         raise LedgerUnreachable("the database does not answer")
 
-    for name in ("head", "heads", "history", "append", "snapshot"):
-        monkeypatch.setattr(terminal.site.ledger, name, away)
-    assert terminal("rollback", "digits", "--reason", "slow").exit == 1
+    with monkeypatch.context() as meanwhile:
+        for name in ("head", "heads", "history", "append", "snapshot"):
+            meanwhile.setattr(terminal.site.ledger, name, away)
+        refused = terminal("rollback", "digits", "--reason", "slow")
+        assert refused.exit == 1
+        assert "modelswitch rollback digits --break-glass" in refused.err
+        _break_the_glass(terminal)
+    told = terminal("status")
+    assert told.exit == 3
+    assert "a break-glass rollback: modelswitch resume records it" in told.out
+    assert "the break-glass rollback is recorded" in terminal("resume").out
+    assert "break-glass" not in terminal("status").out
+
+
+def _break_the_glass(terminal: Terminal) -> None:
     dry = terminal("rollback", "digits", "--break-glass", "--dry-run")
     assert (dry.exit, terminal.site.all_answer()) == (3, {"2"})
     done = terminal("rollback", "digits", "--reason", "slow", "--break-glass")

@@ -68,6 +68,23 @@ def test_every_verb_has_a_help_page_with_the_global_flags(verb: str) -> None:
         assert flag in said.output
 
 
+@pytest.mark.parametrize("line", ["--help", "--version", "retire --help", "quarantine --help"])
+def test_a_help_page_that_nobody_reads_to_its_end_is_no_error(line: str) -> None:
+    """As in `modelswitch retire --help | head -3`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "modelswitch", *line.split()],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_every_verb_is_listed_once() -> None:
     assert sorted(cli.commands) == sorted(VERBS)
 

@@ -100,6 +100,17 @@ def test_a_command_that_does_not_exist_is_seen() -> None:
             parse(command)
 
 
+def test_make_targets_exist_and_are_told_by_make_help() -> None:
+    makefile = text_of("Makefile")
+    documents = "\n".join(text_of(name) for name in DOCUMENTS)
+    named = set(re.findall(r"\bmake ([a-z-]+) *[#`]", documents))
+    told = re.findall(r'@echo "make ([a-z, -]+?)  ', makefile)
+
+    assert "install" in named
+    assert named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    assert named <= set(", ".join(told).split(", "))
+
+
 def table(name: str, heading: str) -> list[list[str]]:
     """The cells of the first table below a heading, without its head."""
     part = text_of(name).partition(f"\n## {heading}\n")[2]
