@@ -13,6 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 _NUMBER = re.compile(r"[0-9]{1,18}")  # str.isdigit would take ٣ and ², which int() does not
 _ALIAS = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_-]+")
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{8,64})")
+_LABEL = re.compile(r"([0-9]{1,18})-([0-9a-f]{8})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,13 @@ def parse_ref(text: str) -> ModelRef:
             f"{text!r}: after the @ comes a version, a stage or an alias", next=f"{name}@3"
         )
     return ModelRef(name, alias=tail)
+
+
+def label_meant(ref: ModelRef) -> ModelRef | None:
+    """`digits@1:8273554e` for `digits@1-8273554e`: servers' labels are no references, and an alias
+    may be called so; None for what does not look like a label."""
+    match = _LABEL.fullmatch(ref.alias or "")
+    return ModelRef(ref.name, version=match[1], digest8=match[2]) if match else None
 
 
 def parse_stage(text: str) -> Stage:

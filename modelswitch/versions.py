@@ -16,7 +16,7 @@ from modelswitch.errors import (
 from modelswitch.ledger import Entry, Event, quarantine, served_versions
 from modelswitch.line import Line, Slot, Stage, stage_of
 from modelswitch.moves.refusals import refuse_quarantined
-from modelswitch.refs import ModelRef
+from modelswitch.refs import ModelRef, label_meant
 from modelswitch.rooms import Rooms
 
 if TYPE_CHECKING:
@@ -87,7 +87,12 @@ class Versions:
         if ref.version is not None:
             return ref.version
         if ref.alias is not None:
-            return self.rooms.registry.resolve_alias(ref.name, ref.alias)
+            try:
+                return self.rooms.registry.resolve_alias(ref.name, ref.alias)
+            except NotFound as error:
+                if (meant := label_meant(ref)) is None:
+                    raise
+                raise NotFound(error.message, next=f"is {meant} meant?") from error
         if ref.stage is None:
             raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
         return self._in_stage(ref).version

@@ -21,7 +21,8 @@ class Golden(BaseModel):
     """`request` and `expected` are whole JSON bodies; for `schema`, `expected` is an outline.
 
     A float is right when |got - expected| <= atol + rtol * |expected|. Integers, strings and
-    booleans are right when equal, whatever the kind. `k` is for `topk` alone.
+    booleans are right when equal, whatever the kind. `k` is for `topk` alone, which asks nothing
+    else of a row of more than k numbers; of k or fewer each is compared too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -29,7 +30,7 @@ class Golden(BaseModel):
     kind: Kind
     request: Any
     expected: Any
-    rtol: Annotated[float, Field(ge=0, le=1)] = RTOL
+    rtol: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = RTOL
     # As large as the answers are: of prices near 300,000 a ten-thousandth is 30.
     atol: Annotated[float, Field(ge=0, allow_inf_nan=False)] = ATOL
     k: Annotated[int, Field(ge=1)] | None = None
@@ -85,7 +86,11 @@ def _differ(expected: Any, got: Any, at: str, golden: Golden) -> str | None:
             _best(v, golden.k) if golden.kind == "topk" else None for v in (expected, got)
         )
         if best is not None and found is not None:
-            return None if best == found else f"got {found}, expected {best} as best{_where(at)}"
+            if best != found:
+                return f"got {found}, expected {best} as best{_where(at)}"
+            if len(expected) > len(best) or isinstance(expected[0], dict):
+                return None
+            # The order of all says nothing of what they are, and that of one nothing at all
         pairs = ((f"{at}[{i}]", e, g) for i, (e, g) in enumerate(zip(expected, got, strict=True)))
     else:
         right = _equal(expected, got, golden)
@@ -106,7 +111,7 @@ def _best(values: list[Any], k: int | None) -> list[Any] | None:
     of an image's answer, which stand in that order; None for anything else."""
     if not values or not k:
         return None
-    if all(isinstance(v, float) for v in values):
+    if all(isinstance(v, float) and not math.isnan(v) for v in values):
         return sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
     if all(isinstance(v, dict) and v.keys() == {"label", "score"} for v in values):
         return [v["label"] for v in values][:k]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from modelswitch import handlers
 from modelswitch.errors import UsageError
@@ -14,10 +21,17 @@ Engine = Literal["eager", "onnx", "compile", "int8", "bf16"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _on_a_machine(size: int) -> int:
+    if size > 1 << 62:  # the kernel's own limits end at 2**63 - 1
+        raise ValueError("more bytes than any machine has")
+    return size
 
 
 _Positive = Annotated[float, Field(gt=0)]
+_Bytes = Annotated[int, AfterValidator(_on_a_machine)]
 
 
 class Image(_Strict):
@@ -88,7 +102,7 @@ class Recipe(_Strict):
     topk: Annotated[int, Field(ge=1, le=1000)] | None = None
     allow_pickle: bool = False
     calibration: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
-    memory_limit_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    memory_limit_bytes: Annotated[_Bytes, Field(ge=1 << 20)] | None = None
     module: (
         Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")] | None
     ) = None
@@ -127,8 +141,8 @@ class About(_Strict):
     """What is said about a version and changes no byte of its archive."""
 
     task: str | None = None
-    latency_sla_ms: Annotated[float, Field(gt=0)] | None = None
-    memory_budget_bytes: Annotated[int, Field(gt=0)] | None = None
+    latency_sla_ms: _Positive | None = None
+    memory_budget_bytes: Annotated[_Bytes, Field(gt=0)] | None = None
     card: str | None = None
 
 

@@ -35,8 +35,9 @@ def parse_serving(text: str, *, source: str) -> Serving:
     """Read a serving.toml; raises UsageError naming the key that is wrong, and what may stand."""
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{source} is not TOML: {error}", next="correct the file") from error
+    except (ValueError, RecursionError) as error:  # of a number of too many digits, no TOML error
+        what = str(error).partition(";")[0]
+        raise UsageError(f"{source} is not TOML: {what}", next="correct the file") from error
     for name, table in data.items():
         if name not in _TABLES:
             _refuse_key(source, name, _TABLES, "tables of the file")
@@ -80,9 +81,9 @@ def _sized(
         value = found.pop(short)
         try:
             found[key] = int(_SIZE.validate_python(value))
-        except ValidationError as error:
+        except (ValidationError, OverflowError) as error:
             raise UsageError(
-                f"{source}: {name}.{short}: {value!r} is no size",
+                f"{source}: {name}.{short}: {_shown(value)} is no size",
                 next='"500MB", "1.5GiB", or bytes',
             ) from error
     return found
@@ -99,12 +100,20 @@ def _check(model: type[BaseModel], table: Mapping[str, Any], source: str, name: 
             inner = model.model_fields[above[0]].annotation if above else model
             keys = _keys(_model_in(inner) or model)
             _refuse_key(f"{source}: {where}", key, keys, f"keys of [{where}]")
-        got = "" if not first["loc"] else f", got {first['input']!r}"
+        got = "" if not first["loc"] else f", got {_shown(first['input'])}"
         what = first["msg"].removeprefix("Value error, ")
         raise UsageError(
             f"{source}: {where}{'.' + key if first['loc'] else ''}: {what}{got}",
             next="docs/serving-toml.md lists every key",
         ) from error
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits; TOML's 0x… reads them
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

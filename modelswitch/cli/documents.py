@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from modelswitch.errors import UsageError
 
 if TYPE_CHECKING:
     from modelswitch.archive.serving import Serving
+
+
+_SERVING_BYTES = 1_000_000  # of a serving.toml; with a thousand labels it has 30,000
 
 
 def read_json(path: Path) -> bytes:
@@ -42,14 +46,15 @@ def read_serving(path: Path) -> Serving:
     """A serving.toml; raises UsageError naming the key that is wrong."""
     from modelswitch.archive.serving import parse_serving
 
-    return parse_serving(_text(_read(path), _name(path)), source=_name(path))
+    body = _read(path, at_most=_SERVING_BYTES)
+    return parse_serving(_text(body, _name(path)), source=_name(path))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe of a serving.toml, or as one JSON object; raises UsageError as those do."""
     from modelswitch.archive.serving import check_recipe, parse_serving
 
-    body, name = _read(path), _name(path)
+    body, name = _read(path, at_most=_SERVING_BYTES), _name(path)
     if body.lstrip()[:1] != b"{":  # which no TOML begins with
         return dict(parse_serving(_text(body, name), source=name).recipe)
     found = _parse(body, name)
@@ -67,11 +72,21 @@ def _name(path: Path) -> str:
     return "standard input" if str(path) == "-" else str(path)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, at_most: int | None = None) -> bytes:
+    """Without the mark that some editors put before UTF-8."""
+    name = _name(path)
+    count = -1 if at_most is None else at_most + 1
     try:
-        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if str(path) == "-":
+            body = sys.stdin.buffer.read(count)
+        else:
+            with path.open("rb") as file:
+                body = file.read(count)
     except OSError as error:
-        raise UsageError(f"{_name(path)} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from error
+    if at_most is not None and len(body) > at_most:
+        raise UsageError(f"{name} is longer than the {at_most:,} bytes that are read")
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def _parse(body: bytes, name: str) -> Any:
@@ -85,5 +100,6 @@ def _parse(body: bytes, name: str) -> Any:
             f"{name} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}",
             next="nothing was sent; correct the file",
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{name} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, too deep, a number too long
+        what = str(error).partition(";")[0]
+        raise UsageError(f"{name} is not JSON: {what}") from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modelswitch.client.bodies import NPY
+from modelswitch.client.bodies import JSON, NPY
 from modelswitch.errors import (
     BadRequest,
     NotServed,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # A full queue moves on at once; a worker takes seconds to start again.
 _RETRY_S: dict[type[PredictionError], float] = {Overloaded: 1.0, OutOfMemory: 5.0, WorkerDied: 5.0}
 _REFUSED = "queue_full_or_no_worker"
+_HTML = "text/html"  # no model's: a gateway's, or a page to log in
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,28 @@ class Reply:
     body: bytes
 
 
+class _UnreadableError(Exception):
+    """Why nothing can be made of an answer."""
+
+
 def prediction_of(
     reply: Reply, *, model: str, correlation_id: str, latency_ms: float, attempts: int = 1
 ) -> Prediction:
     """Read a reply; raises the PredictionError that it stands for."""
     if not 200 <= reply.status < 300:
         raise error_of(reply, model=model, correlation_id=correlation_id)
-    answer = _read(reply)
+    try:
+        answer = _read(reply)
+    except _UnreadableError as error:
+        raise PredictionFailed(
+            f"{model} answered {reply.status}, and that cannot be read: {error}",
+            next="see that the address is a server's: modelswitch status",
+            status=reply.status,
+            reason="unreadable",
+            model_version=reply.headers.get("x-model-version"),
+            digest=reply.headers.get("x-archive-digest"),
+            correlation_id=correlation_id,
+        ) from error
     named = isinstance(answer, dict) and "predictions" in answer
     return Prediction(
         outputs=answer["predictions"] if named else answer,
@@ -178,13 +194,27 @@ def _retry_after(headers: Mapping[str, str], default: float) -> float:
 
 
 def _read(reply: Reply) -> Any:
-    """The body as its content type says; TorchServe names none for what is JSON all the same."""
+    """The body as its content type says; TorchServe names none for what is JSON all the same.
+
+    Raises _UnreadableError.
+    """
+    if reply.status == 204:
+        raise _UnreadableError("it has no content")
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == NPY:
         import numpy as np
 
-        return np.load(io.BytesIO(reply.body), allow_pickle=False)
+        try:
+            return np.lib.format.read_array(io.BytesIO(reply.body), allow_pickle=False)
+        except Exception as error:  # of seven kinds, by what is wrong with the bytes
+            raise _UnreadableError(f"it is no array in .npy: {error}") from error
+    if kind == _HTML:
+        raise _UnreadableError("it is a web page")
     try:
         return json.loads(reply.body)
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if kind == JSON:
+            raise _UnreadableError(f"it is no JSON: {error}") from error
         return reply.body.decode("utf-8", errors="replace")
+    except (ValueError, RecursionError) as error:  # too many digits in a number, or too deep
+        raise _UnreadableError(f"its JSON: {str(error).partition(';')[0]}") from error

@@ -91,8 +91,9 @@ def _of_file(path: Path, content_type: str | None, binary: bool | None) -> Body:
         return body_of(_read_csv(path), binary=binary)
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # of a NUL in its name
+        what = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read: {what}") from error
     if content_type is None and path.suffix.lower() == ".json" and not is_binary(content):
         content_type = JSON
     # What is in it counts, not its name: pictures come with the wrong suffix
@@ -197,6 +198,8 @@ def _json(value: Any) -> bytes:
         ) from error
     except TypeError as error:
         raise UsageError(f"the inputs cannot be sent as JSON: {error}") from error
+    except RecursionError as error:
+        raise UsageError("the inputs cannot be sent as JSON: they are nested too deep") from error
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ import httpx2
 
 from modelswitch.client.answers import Prediction, Reply, prediction_of
 from modelswitch.client.bodies import NPY, body_of
+from modelswitch.client.checks import count, is_name, is_printable, seconds, sendable
 from modelswitch.errors import (
     ConnectionLost,
     NotReached,
@@ -65,19 +66,22 @@ class _Question:
 
 
 class _Asking:
-    """What both clients know: the address, and how a call becomes a request."""
+    """What both clients know: the address, and how a call becomes a request.
+
+    All that cannot be sent is refused here, with UsageError, before a connection is opened.
+    """
 
     def __init__(
         self, url: str, timeout_s: float, retries: int, headers: Mapping[str, str] | None
     ) -> None:
-        self.url = url.rstrip("/")
-        self.timeout_s = _positive(timeout_s)
-        self.retries = retries
-        self.headers = dict(headers or {})
-        if not self.url.startswith(("http://", "https://")):
+        if not is_printable(url) or not url.startswith(("http://", "https://")):
             raise UsageError(
                 f"{url!r} is no address of a server", next="like http://127.0.0.1:8080"
             )
+        self.url = url.rstrip("/")
+        self.timeout_s = seconds(timeout_s)
+        self.retries = count(retries)
+        self.headers = sendable(headers or {})
 
     def question(
         self,
@@ -94,9 +98,9 @@ class _Asking:
     ) -> _Question:
         if answer not in ("json", "npy"):
             raise UsageError(f"answer={answer!r}: an answer comes as 'json' or as 'npy'")
-        if not model:
-            raise UsageError("no model is named")
-        if version is not None and not isinstance(version, str):
+        if not is_name(model):
+            raise UsageError(f"{model!r} is no name of a model", next="modelswitch models")
+        if version is not None and version != "" and not is_name(version):
             raise UsageError(
                 f"version={version!r} is no label, such as '3-ab12cd34'",
                 next="modelswitch show NAME@3 tells the label of what is loaded",
@@ -107,14 +111,16 @@ class _Asking:
             model=f"{model}@{version}" if version else model,
             url=self.url + path + (f"/{quote(version, safe='')}" if version else ""),
             content=body.content,
-            headers={
-                **self.headers,
-                "Content-Type": body.content_type,
-                "Accept": NPY if answer == "npy" else "application/json",
-                "X-Correlation-Id": correlation_id or uuid.uuid4().hex[:16],
-            },
-            timeout_s=self.timeout_s if timeout_s is None else _positive(timeout_s),
-            retries=self.retries if retries is None else retries,
+            headers=self.headers
+            | sendable(
+                {
+                    "Content-Type": body.content_type,
+                    "Accept": NPY if answer == "npy" else "application/json",
+                    "X-Correlation-Id": correlation_id or uuid.uuid4().hex[:16],
+                }
+            ),
+            timeout_s=self.timeout_s if timeout_s is None else seconds(timeout_s),
+            retries=self.retries if retries is None else count(retries),
         )
 
 
@@ -189,6 +195,7 @@ class Client(_Asking):
             attempt += 1
 
     def _ask(self, asked: _Question, attempt: int) -> Prediction:
+        _check_open(self._http, asked)
         started = time.perf_counter()
         try:
             answer = self._http.post(
@@ -270,6 +277,7 @@ class AsyncClient(_Asking):
             attempt += 1
 
     async def _ask(self, asked: _Question, attempt: int) -> Prediction:
+        _check_open(self._http, asked)
         started = time.perf_counter()
         try:
             answer = await self._http.post(
@@ -294,16 +302,18 @@ class AsyncClient(_Asking):
         await self.close()
 
 
+def _check_open(http: httpx2.Client | httpx2.AsyncClient, asked: _Question) -> None:
+    if http.is_closed:
+        raise UsageError(
+            f"{asked.model} is not asked: the client is closed",
+            next="ask before close(), or make another client",
+        )
+
+
 def _limits(connections: int) -> httpx2.Limits:
     return httpx2.Limits(
         max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEPT_S
     )
-
-
-def _positive(timeout_s: float) -> float:
-    if not 0 < timeout_s < float("inf"):
-        raise UsageError(f"timeout_s={timeout_s}: a positive number of seconds")
-    return timeout_s
 
 
 def _prediction(
@@ -351,5 +361,5 @@ def _pause_s(error: PredictionError, asked: _Question, attempt: int) -> float | 
     """How long to wait before the next attempt, in seconds; None when there is none."""
     if attempt > asked.retries or error.may_have_run or not isinstance(error, Temporary):
         return None
-    spread = random.uniform(0, _FIRST_PAUSE_S * 2**attempt)  # noqa: S311 nothing secret
+    spread = random.uniform(0, _FIRST_PAUSE_S * 2 ** min(attempt, 16))  # noqa: S311 nothing secret
     return min(_LONGEST_PAUSE_S, (error.retry_after_s or 0.0) + spread)

@@ -15,10 +15,14 @@ else:
     from modelswitch_protocol import Invalid
 
 FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
+_UNEVEN = "the rows or columns have different lengths"
 
 
-def parsed(body: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """The form, what came in it (rows of objects turned into columns), and the params."""
+def parsed(body: dict[str, Any], widest: int | None = None) -> tuple[str, Any, dict[str, Any]]:
+    """The form, what came in it (rows of objects turned into columns), and the params.
+
+    `widest`: how many columns without names can be of use; more are refused before any is made.
+    """
     found = [key for key in body if key in FORMS]
     if len(found) != 1:
         raise Invalid(
@@ -30,7 +34,7 @@ def parsed(body: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     if not isinstance(params, dict):
         raise Invalid(422, f"params is not an object but {type(params).__name__}")
     if form == "dataframe_split":
-        value = _from_split(value)
+        value = _from_split(value, widest)
     elif form == "dataframe_records":
         if not _is_rows(value):
             raise Invalid(422, "dataframe_records is not a list of objects, one for each row")
@@ -40,8 +44,8 @@ def parsed(body: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     return form, value, params
 
 
-def _from_split(value: Any) -> Any:
-    """Columns by name, or bare rows when no names are given."""
+def _from_split(value: Any, widest: int | None) -> dict[str, list[Any]]:
+    """Columns by name, or by number when no names are given."""
     if not isinstance(value, dict) or "data" not in value:
         raise Invalid(422, "dataframe_split is not an object with data and columns")
     if other := sorted(value.keys() - {"data", "columns", "index"}):
@@ -50,7 +54,10 @@ def _from_split(value: Any) -> Any:
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise Invalid(422, "dataframe_split's data is not a list of rows")
     if names is None:
-        names = list(range(len(rows[0]))) if rows else []
+        width = len(rows[0]) if rows else 0
+        if widest is not None and width > widest:
+            raise Invalid(422, f"found {width} columns; expected {widest}")
+        names = list(range(width))
     if not isinstance(names, list) or any(len(row) != len(names) for row in rows):
         raise Invalid(422, "dataframe_split's rows are not as long as its columns")
     if len({str(name) for name in names}) < len(names):
@@ -70,7 +77,7 @@ def _from_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def transposed(rows: list[Any]) -> list[Any]:
     if len({len(row) for row in rows}) > 1:
-        raise Invalid(422, "the rows or columns have different lengths")
+        raise Invalid(422, _UNEVEN)
     return [list(column) for column in zip(*rows, strict=True)]
 
 
@@ -92,15 +99,22 @@ def chosen(specs: Sequence[Column], value: Any) -> list[list[Any]]:
             found = [value[name] for name in names]
         else:
             found = list(value.values())
-        columns = [cells if isinstance(cells, list) else [cells] for cells in found]
-    else:
-        rows = value if isinstance(value, list) else [value]
-        columns = transposed([row if isinstance(row, list) else [row] for row in rows])
-    if len(columns) != len(specs):
-        raise Invalid(
-            422, f"found {len(columns)} columns; expected {len(specs)}: {names_of(specs)}"
-        )
-    return columns
+        _refuse_other(specs, len(found))
+        return [cells if isinstance(cells, list) else [cells] for cells in found]
+    rows = value if isinstance(value, list) else [value]
+    # Lengths first: made into columns, millions of cells that no model takes cost a gigabyte.
+    lengths = (len(row) if isinstance(row, list) else 1 for row in rows)
+    _refuse_other(specs, next(lengths, 0))
+    if any(length != len(specs) for length in lengths):
+        raise Invalid(422, _UNEVEN)
+    if len(specs) == 1:
+        return [[row[0] if isinstance(row, list) else row for row in rows]]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _refuse_other(specs: Sequence[Column], count: int) -> None:
+    if count != len(specs):
+        raise Invalid(422, f"found {count} columns; expected {len(specs)}: {names_of(specs)}")
 
 
 _TOLD = 10  # of many names

@@ -6,6 +6,7 @@ and differs from form to form. What both let through is the same here, to the dt
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from modelswitch.handlers.modelswitch_forms import chosen, parsed
+    from modelswitch.handlers.modelswitch_forms import chosen, names_of, parsed
     from modelswitch.handlers.modelswitch_protocol import Invalid, Request
     from modelswitch.handlers.modelswitch_tensors import COLUMN_TYPES, Signature, Spec, column
 else:
-    from modelswitch_forms import chosen, parsed
+    from modelswitch_forms import chosen, names_of, parsed
     from modelswitch_protocol import Invalid, Request
     from modelswitch_tensors import COLUMN_TYPES, Signature, Spec, column
+
+_YEAR = re.compile(r"\s*[0-9]{4}")
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,25 @@ class Words:
     text: str  # "string" or "datetime", MLflow's names
 
     def read(self, cells: list[Any]) -> Any:
-        if unfit := next((c for c in cells if c is not None and not isinstance(c, str)), None):
-            raise self._wrong(f"holds {type(unfit).__name__}")
+        for cell in cells:
+            if cell is not None and not isinstance(cell, str):
+                raise self._wrong(f"holds {type(cell).__name__}")
+        if not _is_unicode(cells):
+            raise self._wrong("holds half a surrogate pair, which is no character")
         if self.text == "string":
             return cells
+        # pandas takes "now" for the current time, "" and "nan" for none.
+        if any(cell is not None and not _YEAR.match(cell) for cell in cells):
+            raise self._wrong("holds what is no ISO time")
         try:
             times = pd.to_datetime(pd.Series(cells, dtype="str"), format="ISO8601")
+            if getattr(times.dt, "tz", None) is None:
+                return times.dt.as_unit("ns")
+        except pd.errors.OutOfBoundsDatetime as error:
+            raise self._wrong("holds a time before 1677 or after 2262") from error
         except (ValueError, OverflowError) as error:
             raise self._wrong(f"holds what is no ISO time: {str(error)[:200]}") from error
-        if getattr(times.dt, "tz", None) is not None:
-            raise self._wrong("holds times with a zone: send them without, in the model's own")
-        return times.dt.as_unit("ns")
+        raise self._wrong("holds times with a zone: send them without, in the model's own")
 
     def _wrong(self, what: str) -> Invalid:
         name = f"the column {self.name!r}" if self.name else "a column"
@@ -75,10 +86,12 @@ class Frame:
                 kind = request.content_type
                 raise Invalid(415, f"the model takes words among its columns: send JSON, no {kind}")
             return self._of_matrix(_matrix_of(self.columns).read(request)[0]), {}
-        form, value, params = parsed(request.body)
+        form, value, params = parsed(request.body, len(self.columns))
         columns = self.columns
         if isinstance(value, dict):
             columns = tuple(c for c in columns if c.name not in self.optional or c.name in value)
+            if not columns:
+                raise Invalid(422, f"found none of the columns {names_of(self.columns)}")
         if _is_matrix(columns):
             frame = self._of_matrix(_matrix_of(columns).table(value), columns)
         else:
@@ -131,4 +144,15 @@ def _set_index(frame: pd.DataFrame, index: Any) -> None:
         raise Invalid(422, "dataframe_split's index is not one label for each row")
     if any(isinstance(label, list | dict) for label in index):
         raise Invalid(422, "dataframe_split's index holds lists or objects")
+    if not _is_unicode(index):
+        raise Invalid(422, "dataframe_split's index holds half a surrogate pair")
     frame.index = pd.Index(index)
+
+
+def _is_unicode(cells: list[Any]) -> bool:
+    """Whether no string holds a lone surrogate: JSON can write one, pandas cannot keep it."""
+    try:
+        "".join(cell for cell in cells if isinstance(cell, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -86,11 +86,11 @@ class Spec:
             whole = kind == "f" and bool((found == np.trunc(found)).all())
             fine = kind in "iub" or whole
             if fine and found.size:
-                # Above 2**53 a fraction's neighbours are no longer whole numbers one apart.
+                # A fraction of 2**53 may have been 2**53 + 1; as int, float32 is compared exactly.
                 limits = np.iinfo(self.dtype)
-                low, high = max(limits.min, -(2**53)), min(limits.max, 2**53)
+                low, high = max(limits.min, 1 - 2**53), min(limits.max, 2**53 - 1)
                 low, high = (low, high) if whole else (limits.min, limits.max)
-                fine = low <= found.min() and found.max() <= high
+                fine = low <= int(found.min()) and int(found.max()) <= high
         if not fine:
             out = " out of its range" if kind in "iu" and wanted in "iu" else ""
             raise self.wrong(f"holds {_kind(found)}{out}", _kind(found))
@@ -170,7 +170,7 @@ class Signature:
     def read_with_params(self, request: Request) -> tuple[list[Array], dict[str, Any]]:
         if request.is_binary:
             return [self._binary(_array(request))], {}
-        form, value, params = parsed(request.body)
+        form, value, params = parsed(request.body, self._widest)
         return self._arrays(form, value), params
 
     def _arrays(self, form: str, value: Any) -> list[Array]:
@@ -241,6 +241,14 @@ class Signature:
         return self.is_table and all(spec.dtype.kind == "f" for spec in self.specs)
 
     @property
+    def _widest(self) -> int | None:
+        """How many columns without names it can have; None: any number."""
+        if self.is_table or self.specs[0].name is not None:
+            return len(self.specs)
+        width = self.specs[0].shape[1] if len(self.specs[0].shape) > 1 else 1
+        return max(width, 1) if width != -1 else None
+
+    @property
     def _names(self) -> str:
         return names_of(self.specs)
 
@@ -257,7 +265,7 @@ def _array(request: Request) -> Array:
     if request.content_type == NPY:
         try:
             return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError, OSError, MemoryError) as error:
+        except Exception as error:  # its parser of headers raises whatever Python's own does
             raise Invalid(400, f"the body is no .npy array: {error}") from error
     if request.content_type != "application/octet-stream":
         raise Invalid(415, f"the model takes no {request.content_type}; send JSON or {NPY}")
@@ -265,7 +273,7 @@ def _array(request: Request) -> Array:
     try:
         dtype = np.dtype(kind or "V")
         shape = tuple(int(part) for part in lengths.split(",") if part.strip())
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # np.dtype reads "(1,2" as Python
         raise Invalid(400, f"{DTYPE_HEADER} or {SHAPE_HEADER} cannot be read: {error}") from error
     if dtype.kind not in "biuf" or any(length < 0 for length in shape):
         raise Invalid(400, f"bytes need {DTYPE_HEADER} (float32) and {SHAPE_HEADER} (3,1,8,8)")
@@ -273,7 +281,10 @@ def _array(request: Request) -> Array:
     if len(content) != wanted:
         what = f"{dtype} of shape {_shape(shape)}"
         raise Invalid(422, f"{len(content)} bytes came; {what} has {wanted}")
-    return np.frombuffer(content, dtype.newbyteorder("<")).reshape(shape)
+    try:
+        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(shape)
+    except ValueError as error:  # more dimensions than an array can have
+        raise Invalid(400, f"{SHAPE_HEADER} cannot be read: {error}") from error
 
 
 def _unflattened(cells: Any, shape: tuple[int, ...]) -> Any:
@@ -281,8 +292,11 @@ def _unflattened(cells: Any, shape: tuple[int, ...]) -> Any:
     inner = shape[1:]
     if not inner or -1 in inner or not all(isinstance(cell, list) for cell in cells):
         return cells
-    array = np.asarray(cells) if len({len(cell) for cell in cells}) == 1 else None
-    if array is None or array.ndim != 2 or array.shape[1] != int(np.prod(inner)):
+    try:
+        array = np.asarray(cells)
+    except (ValueError, OverflowError):  # ragged: the tensor says what it is instead
+        return cells
+    if array.ndim != 2 or array.shape[1] != int(np.prod(inner)):
         return cells
     return array.reshape(-1, *inner)
 

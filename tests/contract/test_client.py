@@ -87,6 +87,13 @@ def png(color: int = 7) -> bytes:
     return out.getvalue()
 
 
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 def test_an_answer_says_what_who_and_how_long(asks: Asks) -> None:
     with Answering(Says(body=b'{"predictions": [[0.25, 0.75]]}')) as server:
         said = asks.client(server.url + "/")("digits", [[1, 2]], correlation_id="abc")
@@ -254,7 +261,21 @@ def test_files_and_bytes_go_out_by_what_is_in_them(asks: Asks, tmp_path: Path) -
         (np.array(["a"]), {"binary": True}, "array of <U1"),
         ([1], {"content_type": "image/png"}, "is no bytes"),
         ([1], {"answer": "xml"}, "'json' or as 'npy'"),
-        ([1], {"timeout_s": 0}, "positive"),
+        *(
+            ([1], {"timeout_s": seconds}, "positive number of seconds, up to a day")
+            for seconds in (0, -1, float("nan"), float("inf"), 86_401, 10**400, "5", True)
+        ),
+        ([1], {"retries": -1}, "whole number"),
+        ([1], {"retries": "2"}, "whole number"),
+        *(
+            ([1], {"correlation_id": text}, "X-Correlation-Id cannot be sent")
+            for text in ("\N{SNOWMAN}", "a\r\nX-Other: b", "a\n", " a", 5)
+        ),
+        (b"1", {"content_type": "text/plain\r\nX-Other: b"}, "Content-Type cannot be sent"),
+        ([1], {"version": ".."}, "no label"),
+        ([1], {"version": "\ud800"}, "no label"),
+        (nested(200_000), {}, "nested too deep"),
+        (Path("a\0b"), {}, "cannot be read"),
     ],
 )
 def test_what_cannot_be_sent_is_said_and_nothing_is(
@@ -446,3 +467,97 @@ def test_a_version_that_is_no_label_is_refused_before_anything_is_sent() -> None
         pytest.raises(UsageError, match="version=1 is no label"),
     ):
         asking.predict("digits", [1], version=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a\nb", "\ud800", 5, None])
+def test_a_name_that_is_none_is_refused_before_anything_is_sent(asks: Asks, name: Any) -> None:
+    with Answering() as server, pytest.raises(UsageError, match="no name of a model"):
+        asks.client(server.url)(name, [1])
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "said"),
+    [
+        (5, {}, "5 is no address"),
+        (None, {}, "None is no address"),
+        ("http://127.0.0.1:9/\n", {}, "no address"),
+        ("http://127.0.0.1:9", {"timeout_s": 1e10}, "up to a day"),
+        ("http://127.0.0.1:9", {"retries": 0.5}, "whole number"),
+        ("http://127.0.0.1:9", {"headers": 5}, "a mapping"),
+        ("http://127.0.0.1:9", {"headers": {"X Y": "a"}}, "'X Y' is no name"),
+        ("http://127.0.0.1:9", {"headers": {"Authorization": "s3cret\n"}}, "Authorization cannot"),
+    ],
+)
+def test_a_client_that_could_ask_nothing_is_not_made(
+    asks: Asks, url: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        asks.client(url, **options)
+    assert "s3cret" not in f"{refused.value.message} {refused.value.next}"
+
+
+def test_a_closed_client_says_so() -> None:
+    closed = modelswitch.Client("http://127.0.0.1:9")
+    closed.close()
+    with pytest.raises(UsageError, match="the client is closed"):
+        closed.predict("digits", [1])
+
+
+async def test_a_closed_async_client_says_so() -> None:
+    closed = modelswitch.AsyncClient("http://127.0.0.1:9")
+    await closed.close()
+    with pytest.raises(UsageError, match="the client is closed"):
+        await closed.predict("digits", [1])
+
+
+def headed(header: bytes) -> bytes:
+    """A .npy of that header and 8 bytes."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(8)
+
+
+ARRAY = npy(np.arange(100.0))
+HUGE = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d,)}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        *(
+            ("application/x-npy", body, "no array in .npy")
+            for body in (
+                b"",
+                b"rubbish",
+                ARRAY[:5],
+                ARRAY[:-10],
+                npy(np.array([{}], dtype=object)),
+                headed(b"{'descr': ((("),
+                headed(HUGE % 10**15),
+                headed(HUGE % 10**30),
+                b"PK\x03\x04 an archive",
+            )
+        ),
+        (None, b"[" * 200_000, "its JSON"),
+        (None, b"[" + b"9" * 5000 + b"]", "its JSON"),
+        ("application/json", b"[1, 2", "it is no JSON"),
+        ("Text/HTML; charset=utf-8", b"<html>log in</html>", "a web page"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_error(
+    asks: Asks, kind: str | None, body: bytes, said: str
+) -> None:
+    says = Says(body=body, headers=OK | ({"Content-Type": kind} if kind else {}))
+    with Answering(says) as server, pytest.raises(PredictionFailed) as raised:
+        asks.client(server.url, retries=3)("digits", [1], correlation_id="abc")
+    error = raised.value
+    assert said in error.message
+    assert (error.status, error.reason, error.correlation_id) == (200, "unreadable", "abc")
+    assert error.model_version == "digits@3"
+    assert len(server.asked) == 1
+
+
+def test_no_content_is_no_answer_and_a_text_is(asks: Asks) -> None:
+    with Answering(Says(204, b"")) as server, pytest.raises(PredictionFailed, match="no content"):
+        asks.client(server.url)("digits", [1])
+    with Answering(Says(body=b"seven", headers={"Content-Type": "text/plain"})) as server:
+        assert asks.client(server.url)("digits", [1]).outputs == "seven"

@@ -396,3 +396,13 @@ def test_what_a_slot_costs_is_shown(terminal: Terminal) -> None:
     archive = terminal("show", "digits@1", "--json").data["archives"][0]
     assert archive["worker_memory_bytes"] == 520_000_000
     wait_for(lambda: "1.0 GB" in terminal("status").out)
+
+
+def test_a_servers_label_is_told_as_the_reference_that_it_stands_for(terminal: Terminal) -> None:
+    terminal.stand("1")
+    line = ("--workers", "2", "--reason", "more")
+    refused = terminal("scale", "digits@1-8273554e", *line, "--json")
+    assert (refused.exit, refused.document["error"]["code"]) == (1, "not_found")
+    assert refused.document["error"]["next"] == "is digits@1:8273554e meant?"
+    other = terminal("scale", "digits@champion", *line, "--json")
+    assert "meant" not in str(other.document["error"]["next"])

@@ -85,6 +85,25 @@ def test_topk_compares_places_and_not_scores() -> None:
     assert why == "got [2, 0], expected [0, 2] as best at predictions[1]"
 
 
+@pytest.mark.parametrize(
+    ("expected", "got", "k", "why"),
+    [
+        ([[237.96]], [[-1e30]], 1, "got -1e+30, expected 237.96 at [0][0]"),
+        ([[237.96]], [[237.97]], 1, None),
+        ([237.96, 12.5], [237.96], 3, "got 1 items, expected 2"),
+        ([0.1, 0.7, 0.2], [1.0, 9.0, 2.0], 1000, "got 1, expected 0.1 at [0]"),
+        ([0.1, 0.7, 0.2], [1.0, 9.0, 2.0], 3, "got 1, expected 0.1 at [0]"),
+        ([0.1, 0.7, 0.2], [1.0, 9.0, 2.0], 2, None),
+        ([0.1, 0.7, 0.2], [0.1, 0.2, 0.7], 3, "got [2, 1, 0], expected [1, 2, 0] as best"),
+        ([0.7, 0.1, 0.2], [float("nan")] * 3, 1, "got nan, expected 0.7 at [0]"),
+    ],
+)
+def test_topk_compares_the_numbers_of_a_row_that_has_no_more_of_them(
+    expected: Any, got: Any, k: int, why: str | None
+) -> None:
+    assert compare(golden("topk", expected, k=k), got) == why
+
+
 def test_topk_compares_the_first_labels_of_a_picture() -> None:
     def labels(*names: str) -> dict[str, Any]:
         return {"predictions": [[{"label": n, "score": 1 / (i + 2)} for i, n in enumerate(names)]]}

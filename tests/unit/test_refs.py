@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelswitch.errors import UsageError
 from modelswitch.line import Stage
-from modelswitch.refs import ModelRef, check_name, parse_ref, parse_stage
+from modelswitch.refs import ModelRef, check_name, label_meant, parse_ref, parse_stage
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,20 @@ def test_an_unknown_stage_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(UsageError, match="unknown stage 'prod'") as caught:
         parse_stage("prod")
     assert caught.value.next == "one of: none, staging, production, archived"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("digits@1-8273554e", "digits@1:8273554e"),
+        ("digits@1-8273554", None),
+        ("digits@champion", None),
+        ("digits@1", None),
+    ],
+)
+def test_a_servers_label_for_a_reference_is_guessed(text: str, meant: str | None) -> None:
+    found = label_meant(parse_ref(text))
+    assert (found and str(found)) == meant
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}", fullmatch=True)

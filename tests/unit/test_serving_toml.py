@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from modelswitch.archive.recipe import Recipe
 from modelswitch.archive.serving import own_words, parse_serving
+from modelswitch.cli.documents import read_inputs, read_recipe, read_serving
 from modelswitch.errors import UsageError
 from modelswitch.registry import ABOUT_TAG, RECIPE_TAG
 from tests.site import Site
@@ -57,6 +60,15 @@ def test_what_was_written_is_kept_and_no_default() -> None:
         ("[abuot]\ntask = 'x'", "there is no abuot; is about meant", "recipe, about"),
         ("recipe = 3", "recipe is a table", r"\[recipe\]"),
         ("[recipe", "is not TOML", ""),
+        ("[recipe]\nbatch_size = " + "9" * 5000, "is not TOML: .*4300 digits", "correct"),
+        ("[recipe]\nbatch_size = 0x" + "f" * 5000, "recipe.batch_size: .*thousands of digits", ""),
+        ("[recipe]\nmemory_limit = '999999EB'", "memory_limit_bytes: more .* any machine has", ""),
+        ("[recipe]\nmemory_limit = '" + "9" * 400 + ".5EB'", "recipe.memory_limit: .* no size", ""),
+        ("[about]\nmemory_budget = '999999EB'", "memory_budget_bytes: more .* machine has", ""),
+        ("[about]\nlatency_sla_ms = inf", "about.latency_sla_ms: .*finite number, got inf", ""),
+        ("[recipe.image]\nmean = [nan, 0, 0]\nstd = [1, 1, 1]", "mean.*finite number, got nan", ""),
+        ("[recipe.image]\nmean = [0, 0, 0]\nstd = [inf, 1, 1]", "std.*finite number, got inf", ""),
+        ("[recipe.image]\nmean = [0, 0, 0]\nstd = [0, 1, 1]", "std.*greater than 0, got 0", ""),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file_and_what_may_stand(
@@ -124,10 +136,41 @@ def test_registering_again_says_what_it_changed_and_what_not(terminal: Terminal)
     assert terminal(*REGISTER, "--json").data["changed"] == [ABOUT_TAG, RECIPE_TAG]
 
 
-@pytest.mark.parametrize("text", [FILE, '{"batch_size": 8, "memory_limit": "1GiB"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        FILE,
+        "\ufeff" + FILE,
+        '\ufeff{"batch_size": 8, "memory_limit": "1GiB"}',
+        '{"batch_size": 8, "memory_limit": "1GiB"}',
+    ],
+)
 def test_a_recipe_is_read_from_toml_and_from_json(tmp_path: Path, text: str) -> None:
-    from modelswitch.cli.documents import read_recipe
-
     file = tmp_path / "recipe"
     file.write_text(text)
     assert read_recipe(file) == {"batch_size": 8, "memory_limit_bytes": 1 << 30}
+
+
+READERS = pytest.mark.parametrize("read", [read_recipe, read_serving])
+
+
+@READERS
+def test_a_file_that_is_too_large_is_refused(
+    tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = b"#" * 1_000_001
+    (tmp_path / "large.toml").write_bytes(text)
+    with pytest.raises(UsageError, match=r"large.toml is longer than the 1,000,000 bytes"):
+        read(tmp_path / "large.toml")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    with pytest.raises(UsageError, match="standard input is longer than the 1,000,000 bytes"):
+        read(Path("-"))
+
+
+def test_inputs_may_be_larger_and_a_number_too_long_is_no_json(tmp_path: Path) -> None:
+    file = tmp_path / "inputs.json"
+    file.write_text("[" + "1," * 600_000 + "1]")
+    assert read_inputs(file) == file.read_bytes()
+    file.write_text("[" + "9" * 5000 + "]")
+    with pytest.raises(UsageError, match=r"is not JSON: .*4300 digits"):
+        read_inputs(file)
