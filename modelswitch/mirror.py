@@ -35,7 +35,7 @@ class Mirror:
             model,
             head.head.line if head else Line(),
             served_versions(rows),
-            {e.slot.version: e.reason or "true" for e in quarantine(rows)},
+            {e.slot.version: e.reason or "true" for e in quarantine(rows) if e.whole_version},
             deployment=self.settings.deployment,
             primary=self.settings.primary,
         )

@@ -342,10 +342,18 @@ class ModelSwitch:
         return {m: q for m, rows in sorted(by_model.items()) if (q := quarantine(rows))}
 
     def lift(self, ref: ModelRef, reason: str) -> Event:
-        """End a version's quarantine."""
+        """End a version's quarantine, or that of the one archive that is named."""
         if ref.version is None:
             raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
-        event = self.moves.lift(ref.name, ref.version, self._intent(reason))
+        archive = self.versions.find_archive(ref) if ref.digest8 else None
+        if ref.digest8 and archive is None:
+            raise NotFound(f"no row speaks of {ref}", next="modelswitch quarantine list")
+        event = self.moves.lift(
+            ref.name,
+            ref.version,
+            self._intent(reason),
+            digest=archive.digest if archive else None,
+        )
         self.mark(ref.name)
         return event
 

@@ -144,7 +144,8 @@ def show(session: Session, ref: str) -> Result:
     lines: list[str | Table] = [f"{shown.ref}  {shown.stage}"]
     if shown.quarantined:
         entry = shown.quarantined
-        lines.append(f"quarantined by {entry.actor.name} (row {entry.seq}): {entry.reason}")
+        what = f"{entry.ref(shown.ref.name)} is quarantined, by {entry.actor.name}"
+        lines.append(f"{what} (row {entry.seq}): {entry.reason}")
     if shown.version:
         version = shown.version
         lines.append(f"run: {version.run_id or '-'}  source: {version.source}")

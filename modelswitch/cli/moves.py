@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -298,7 +298,7 @@ def quarantine_list(session: Session) -> Result:
         return Result(data, ["nothing is quarantined"])
     rows = [
         (
-            f"{m}@{e.slot.version}" if e.whole_version else f"{m}@{e.slot.version} ({_short(e)})",
+            e.ref(m),
             e.actor.name,
             f"row {e.seq}",
             e.reason,
@@ -313,13 +313,17 @@ def quarantine_list(session: Session) -> Result:
 @click.option("--reason", metavar="TEXT", help="Why; recorded. Asked for on a terminal.")
 @click.pass_obj
 def quarantine_lift(session: Session, ref: str, reason: str | None) -> Result:
-    """End a version's quarantine: it may be promoted again."""
+    """End the quarantine of a version, or of one archive: NAME@VERSION:DIGEST."""
     from modelswitch.refs import parse_ref
 
     wanted = parse_ref(ref)
     if session.dry_run:
         found = session.switch.quarantined().get(wanted.name, ())
-        inside = any(entry.slot.version == wanted.version for entry in found)
+        inside = any(
+            entry.slot.version == wanted.version
+            and (entry.whole_version or wanted.digest8 in (None, entry.slot.digest8))
+            for entry in found
+        )
         line = f"would lift the quarantine of {ref}" if inside else f"{ref} is not quarantined"
         return Result({"changes": inside}, [line], exit=3 if inside else 0)
     event = session.switch.lift(wanted, session.reason(reason))
@@ -328,10 +332,6 @@ def quarantine_lift(session: Session, ref: str, reason: str | None) -> Result:
 
 
 VERBS = (promote, rollback, retire, resume, adopt, quarantine)
-
-
-def _short(entry: Any) -> str:
-    return str(entry.slot.label.partition("-")[2])
 
 
 def _previewed(preview: Preview) -> Result:

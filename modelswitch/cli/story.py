@@ -32,6 +32,8 @@ def story(event: Event, parent: Event | None) -> str:
 def _note(event: Event) -> str:
     version = event.evidence.get("version")
     of = f"{event.model}@{version}" if version else event.model
+    if digest := event.evidence.get("digest"):
+        of += f":{digest.removeprefix('sha256:')[:8]}"
     if event.action == "lift":
         return f"lift the quarantine of {of}"
     return f"{event.action} {of}"

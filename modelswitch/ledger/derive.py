@@ -28,6 +28,11 @@ class Entry:
     whole_version: bool
     lifted: frozenset[str] = frozenset()
 
+    def ref(self, model: str) -> str:
+        """What is quarantined: `digits@3`, or one archive of it, `digits@3:ab12cd34`."""
+        name = f"{model}@{self.slot.version}"
+        return name if self.whole_version else f"{name}:{self.slot.digest8}"
+
     def covers(self, slot: Slot) -> bool:
         if self.whole_version and slot.version == self.slot.version:
             return slot.digest not in self.lifted

@@ -345,10 +345,15 @@ class Moves:
             return Moved(model, line.default, left.default, work.seq, work.generation)
 
     def lift(self, model: str, version: str, intent: Intent, *, digest: str | None = None) -> Event:
-        """End the quarantine of a version; raises Refused when it is in none."""
+        """End the quarantine of a version, or of one archive; raises Refused when it is in none."""
         entries = quarantine(self.ledger.history(model))
+        if digest is not None:
+            entries = tuple(e for e in entries if e.covers(Slot(version, digest)))
         if not any(entry.slot.version == version for entry in entries):
-            raise Refused(f"{model}@{version} is not quarantined")
+            name = f"{model}@{version}"
+            if digest is not None:
+                name += f":{Slot(version, digest).digest8}"
+            raise Refused(f"{name} is not quarantined", next="modelswitch quarantine list")
         evidence = {"version": version} | ({"digest": digest} if digest else {})
         return self.ledger.append(
             self.publisher.draft(model, None, Kind.NOTE, "lift", intent, evidence=evidence)

@@ -51,9 +51,9 @@ def refuse_quarantined(rows: Iterable[Event], model: str, slot: Slot) -> None:
     entry = find_quarantine(quarantine(rows), slot)
     if entry is not None:
         raise Quarantined(
-            f"{model}@{slot.version} is quarantined: {entry.actor.name} rolled it back "
+            f"{entry.ref(model)} is quarantined: {entry.actor.name} rolled it back "
             f"(row {entry.seq}: {entry.reason})",
-            next=f'modelswitch quarantine lift {model}@{slot.version} --reason "…"',
+            next=f'modelswitch quarantine lift {entry.ref(model)} --reason "…"',
         )
 
 

@@ -135,6 +135,27 @@ def test_what_moves_is_told_with_its_digest(terminal: Terminal, first: Slot, sec
     assert f"scale: {told(second)} has 2 workers" in history
 
 
+def test_a_quarantined_recipe_is_no_quarantined_version(
+    terminal: Terminal, first: Slot, second: Slot
+) -> None:
+    terminal("promote", typed(second), "--reason", "faster")
+    terminal("rollback", "digits", "--reason", "slow")
+    assert f"{typed(second)} is quarantined, by " in terminal("show", "digits").out
+    assert typed(second) in terminal("quarantine", "list").out
+    assert not any("quarantined" in tag for tag in terminal.registry.known["digits", "1"].tags)
+    refused = terminal("promote", typed(second), "--reason", "again", "--json").document["error"]
+    assert refused["message"].startswith(f"{typed(second)} is quarantined: ")
+    assert refused["next"] == f'modelswitch quarantine lift {typed(second)} --reason "…"'
+    lift = ("quarantine", "lift")
+    assert terminal(*lift, typed(first), "--dry-run").exit == 0
+    none = terminal(*lift, typed(first), "--reason", "x", "--json").document["error"]
+    assert none["message"] == f"{typed(first)} is not quarantined"
+    assert terminal(*lift, typed(second), "--dry-run").exit == 3
+    assert terminal(*lift, typed(second), "--reason", "mended").exit == 0
+    assert f"lift the quarantine of {typed(second)}" in terminal("history", "digits").out
+    assert terminal("quarantine", "list").out == "nothing is quarantined\n"
+
+
 def test_going_down_says_at_once_how_long_it_takes(terminal: Terminal, first: Slot) -> None:
     terminal.site.scale(first, 2)
     down = ("scale", "digits", "--workers", "1", "--reason", "less")
