@@ -107,7 +107,8 @@ def _batch(
     if lone.clients < batch and delay and (lone.queue_ms or 0.0) >= 0.5 * delay:
         found.append(
             f"{lone.clients} client{'s' if lone.clients > 1 else ''} cannot fill a batch of "
-            f"{batch} and wait {lone.queue_ms:.1f} ms for it: max_batch_delay_ms is {delay}"
+            f"{batch} and wait {lone.queue_ms:.1f} ms for it: for few clients try batch_size 2 "
+            f"with max_batch_delay_ms 0 (now {delay}), which costs throughput at many"
         )
     if fills < batch:
         found.append(

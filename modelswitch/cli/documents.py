@@ -83,7 +83,10 @@ def _read(path: Path, *, at_most: int | None = None) -> bytes:
             with path.open("rb") as file:
                 body = file.read(count)
     except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from error
+        raise UsageError(
+            f"{name} cannot be read: {error.strerror or error}",
+            next="a file is named, or - for standard input",
+        ) from error
     if at_most is not None and len(body) > at_most:
         raise UsageError(f"{name} is longer than the {at_most:,} bytes that are read")
     return body.removeprefix(codecs.BOM_UTF8)
