@@ -114,7 +114,11 @@ def bench(
     if picture:
         report.draw(picture)
     talk = [*report.notes, *([f"the picture is in {picture}"] if picture else [])]
-    return Result(report.data, [_head(report), _table(report), *_verdict(report)], talk=talk)
+    lines: list[str | Table] = [_head(report), _table(report), *_verdict(report)]
+    silent = [str(point.clients) for point in report.points if not point.requests]
+    if silent:
+        lines.append(f"Nothing was answered at {', '.join(silent)} clients: modelswitch show {ref}")
+    return Result(report.data, lines, talk=talk, exit=1 if silent else 0)
 
 
 def _head(report: Report) -> str:
@@ -139,7 +143,7 @@ def _row(point: Point) -> tuple[str, ...]:
     return (
         str(point.clients),
         f"{point.throughput:,.0f}",
-        *(f"{ms:.1f}" for ms in times),
+        *(f"{ms:.1f}" if point.requests else "" for ms in times),
         *("" if ms is None else f"{ms:.1f}" for ms in parts),
         failed or "0",
     )

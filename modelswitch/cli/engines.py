@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = (
     *("engine", "p50 alone", "a second", "at 8", "memory", "archive"),
-    *("off by", "accuracy", "may serve"),
+    *("deviation", "accuracy", "may serve"),
 )
 
 
@@ -47,6 +47,8 @@ def engines(
         tried = list(session.switch.engines(wanted, engines=chosen, recipe=document, data=data))
     best = fastest(tried)
     lines: list[str | Table] = [Table(_HEADINGS, [_row(one, best) for one in tried])]
+    if any(one.deviation for one in tried):
+        lines.append("deviation: the largest from eager, in any number of the answers")
     lines += [f"{one.engine}: {one.why}" for one in tried if one.why]
     if data is None and any(one.engine == "int8" for one in tried):
         lines.append(

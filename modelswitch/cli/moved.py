@@ -58,6 +58,8 @@ def promoted(session: Session, switched: Switched, stage: str, waited_s: float |
     if moved.replaced:
         gone = ", ".join(named(moved.model, slot, *together) for slot in moved.replaced)
         line += f" It replaces the candidate {gone}."
+    if moved.after and moved.after.workers > 1:
+        line += f" {moved.after.workers} workers on each."
     line += f" {marks(switched)}"
     if stage == "staging" and moved.after:
         fleet = session.settings.fleet

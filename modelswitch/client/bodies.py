@@ -27,6 +27,7 @@ _BESIDE = frozenset({"params"})
 BINARY_FROM_BYTES = 16_384
 
 _MAGIC = ((b"\xff\xd8\xff", JPEG), (b"\x89PNG\r\n\x1a\n", PNG), (b"\x93NUMPY", NPY))
+_SENT = frozenset({".jpg", ".jpeg", ".png", ".npy", ".json", ".csv"})
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
@@ -54,6 +55,11 @@ def body_of(inputs: Any, *, content_type: str | None = None, binary: bool | None
     if isinstance(inputs, bytes | bytearray | memoryview):
         content = bytes(inputs)
         return Body(content, content_type or kind_of(content))
+    if isinstance(inputs, str) and _is_file_of_data(inputs):
+        raise UsageError(
+            f"{inputs!r} names a file, and would be sent as these words",
+            next=f"Path({inputs!r}) sends the file, [{inputs!r}] the words",
+        )
     if content_type is not None:
         raise UsageError(f"content_type says what bytes are, and {_name(inputs)} is no bytes")
     if _is_image(inputs):
@@ -84,6 +90,14 @@ def kind_of(content: bytes, *, name: str = "the bytes") -> str:
 def is_binary(content: bytes) -> bool:
     """Whether it is an image or an array, by its first bytes."""
     return any(content.startswith(magic) for magic, _ in _MAGIC)
+
+
+def _is_file_of_data(text: str) -> bool:
+    """Whether a string is the name of a file that somebody forgot to make a Path of."""
+    try:
+        return Path(text).suffix.lower() in _SENT and Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, a NUL in it
+        return False
 
 
 def _of_file(path: Path, content_type: str | None, binary: bool | None) -> Body:

@@ -13,6 +13,7 @@ import pytest
 from modelswitch.fleet.condition import CONDITION
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.manifests import copied_overlay
+from tests.site import wait_for
 
 ACCOUNT = "modelswitch-agent"
 NAMESPACE = "test-rights"
@@ -249,6 +250,7 @@ def test_its_token_ends_with_its_pod(plane: ControlPlane, pods: list[str]) -> No
     before, after = (Agent(plane, token) for token in tokens)
     assert before.ask("GET", f"configmaps/{PINS}").status_code == 200
     plane.kubectl("delete", "pod", third, "-n", NAMESPACE)
-    assert after.ask("GET", f"configmaps/{PINS}").status_code == 401
+    # It hears of pods by a watch of its own, a moment later
+    wait_for(lambda: after.ask("GET", f"configmaps/{PINS}").status_code == 401, 30.0)
     before.http.close()
     after.http.close()

@@ -287,6 +287,21 @@ def test_what_cannot_be_sent_is_said_and_nothing_is(
     assert server.asked == []
 
 
+def test_the_name_of_a_file_is_not_sent_for_the_file(asks: Asks, tmp_path: Path) -> None:
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(b"\xff\xd8\xff")
+    name, other = str(picture), str(tmp_path / "no such.jpg")
+    with Answering() as server:
+        ask = asks.client(server.url)
+        with pytest.raises(UsageError, match="names a file") as refused:
+            ask("digits", name)
+        assert refused.value.next == f"Path({name!r}) sends the file, [{name!r}] the words"
+        ask("digits", [name])
+        ask("digits", other)
+        ask("digits", "x" * 5000 + ".jpg")
+    assert [asked.json["inputs"] for asked in server.asked[:2]] == [[name], other]
+
+
 # What is answered, the error, its reason, whether it is worth asking again and when
 ANSWERS = [
     (worker(400, "BAD_REQUEST", "no JSON object came", expected=[-1, 2]), BadRequest,

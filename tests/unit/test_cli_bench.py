@@ -85,6 +85,18 @@ def test_bench_measures_a_candidate_with_a_request_of_ones_own(
     assert "warming" not in said.err  # progress is for terminals
 
 
+def test_bench_fails_where_nothing_was_answered_any_more(
+    terminal: Terminal, server: Answering
+) -> None:
+    gone = frontend(404, "ModelVersionNotFoundException", "Model version: 1 does not exist")
+    server.script = [Says(headers={**OK, "X-Archive-Digest": terminal.site.slot("1").digest}), gone]
+    said = terminal("bench", "digits", *SHORT)
+    assert said.exit == 1
+    last = said.out.splitlines()[-1]
+    assert last == "Nothing was answered at 1, 2 clients: modelswitch show digits"
+    assert "0.0" not in said.out.splitlines()[2]
+
+
 def test_bench_takes_the_sla_that_the_version_was_registered_with(
     terminal: Terminal, server: Answering
 ) -> None:

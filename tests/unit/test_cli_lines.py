@@ -60,6 +60,13 @@ def test_promote_says_where_it_serves_and_what_the_way_back_is(terminal: Termina
     assert (again.exit, "already; nothing was changed" in again.out) == (0, True)
 
 
+def test_promote_says_how_many_workers_there_are(terminal: Terminal) -> None:
+    terminal.register("1")
+    words = ("--overcommit", "--reason", "first")
+    said = terminal("promote", "digits@1", "--workers", "3", *words)
+    assert ") 3 workers on each. " in said.out.replace("). ", ") "), said
+
+
 def test_an_error_is_one_message_and_what_to_do_next(terminal: Terminal) -> None:
     terminal.stand("1")
     terminal.register("2")
