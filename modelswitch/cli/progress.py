@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 _EVERY_S = 0.1
+_PATIENCE_S = 10.0  # of who reads a log: a wait is told after it, then each time twice as long
+_NAMED = 5  # of the servers that are waited for
 
 # Steps that may take seconds, in people's words.
 _WORDS = {
@@ -54,6 +56,7 @@ class Progress:
         self._said = ""
         self._dirty = False
         self._doing = "waiting for"
+        self._told_s = 0.0  # when the wait under way was last told
 
     def step(self, name: str, facts: dict[str, Any]) -> None:
         if name == "ledger.append":
@@ -70,9 +73,21 @@ class Progress:
         if self._live:
             self._draw(line, anew=name != self._said)
             self._said = name
-        elif self._plain and name in _LONG and line != self._said:
+        elif self._plain and (name in _LONG or self._is_long(name, facts)) and line != self._said:
             print(line, file=self._out, flush=True)
             self._said = line
+
+    def _is_long(self, name: str, facts: dict[str, Any]) -> bool:
+        """Whether this wait for servers should be told of by now."""
+        if name != "fleet.wait":
+            return False
+        waited_s = facts.get("elapsed_s", 0.0)
+        if waited_s < self._told_s:  # another wait
+            self._told_s = 0.0
+        if waited_s < max(_PATIENCE_S, 2 * self._told_s):
+            return False
+        self._told_s = waited_s
+        return True
 
     def clear(self) -> None:
         if self._dirty:
@@ -97,7 +112,9 @@ def _text(name: str, facts: dict[str, Any], doing: str) -> str | None:
         waiting = [s for s, state in servers.items() if state != "proven"]
         if not waiting:
             return None
-        return f"{doing} {', '.join(waiting)} ({facts.get('elapsed_s', 0.0):.1f} s)"
+        more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
+        names = ", ".join(waiting[:_NAMED]) + more
+        return f"{doing} {names} ({facts.get('elapsed_s', 0.0):.1f} s)"
     if name in ("stack.start", "stack.stop"):
         verb = "starting" if name == "stack.start" else "stopping"
         return f"{verb} {facts.get('part', '')}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelswitch.cli.progress import Progress
 from modelswitch.cli.session import Session
 from modelswitch.errors import LedgerUnreachable
 from tests.site import Site, wait_for
@@ -65,6 +66,24 @@ def test_promote_says_how_many_workers_there_are(terminal: Terminal) -> None:
     words = ("--overcommit", "--reason", "first")
     said = terminal("promote", "digits@1", "--workers", "3", *words)
     assert ") 3 workers on each. " in said.out.replace("). ", ") "), said
+
+
+def test_a_long_wait_is_told_in_a_log_and_ever_less_often() -> None:
+    out = io.StringIO()
+    progress = Progress(out, "digits@3")
+    states = {"a": "proven"} | {f"pod-{i}": "pending" for i in range(7)}
+    progress.step("ledger.append", {"kind": "prepared"})
+    for elapsed_s in range(70):
+        progress.step("fleet.wait", {"servers": states, "elapsed_s": float(elapsed_s)})
+    progress.step("ledger.append", {"kind": "committed"})
+    for elapsed_s in range(11):
+        progress.step("fleet.wait", {"servers": {"a": "down"}, "elapsed_s": float(elapsed_s)})
+    progress.step("fleet.wait", {"servers": {"a": "proven"}, "elapsed_s": 12.0})
+    some = "digits@3: loading on pod-0, pod-1, pod-2, pod-3, pod-4 and 2 more"
+    assert out.getvalue().splitlines() == [
+        *(f"{some} ({seconds}.0 s)" for seconds in (10, 20, 40)),
+        "digits@3: proving on a (10.0 s)",
+    ]
 
 
 def test_an_error_is_one_message_and_what_to_do_next(terminal: Terminal) -> None:
