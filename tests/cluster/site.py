@@ -23,8 +23,9 @@ import httpx
 
 from modelswitch.fleet.condition import CONDITION
 from modelswitch.ledger import quarantine
-from modelswitch.line import Line
+from modelswitch.line import Line, Slot
 from modelswitch.moves import Intent
+from modelswitch.refs import ModelRef
 from modelswitch.settings import load
 from modelswitch.switch import ModelSwitch
 from tests import terraform
@@ -32,7 +33,7 @@ from tests.cluster.binaries import Binaries
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.pods import PodPair
 from tests.stack.deployment import Deployment, Said, ended, wait_for
-from tests.stack.models import MODEL, REQUEST, answer_of
+from tests.stack.models import LIGHT, REQUEST, document_of, register_light
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "modelswitch-dev"
@@ -66,6 +67,7 @@ class Site:
         self.stack = stack
         self.root = root
         self.pairs: dict[str, PodPair] = {}
+        self._slots: dict[str, Slot] = {}
         self._undo = ExitStack()
         root.mkdir(parents=True, exist_ok=True)
         text = SETTINGS.format(
@@ -246,34 +248,39 @@ class Site:
     # The line
 
     def stand(self, default: str, back: str) -> None:
-        """`tiny` serves `default` with `back` as its way back, whatever was before."""
+        """`light` serves `default` with `back` as its way back, whatever was before."""
         self.switch.resume(now=True)
-        for entry in quarantine(self.switch.ledger.history(MODEL)):
-            self.switch.moves.lift(MODEL, entry.slot.version, WHY)
+        for entry in quarantine(self.switch.ledger.history(LIGHT)):
+            self.switch.moves.lift(LIGHT, entry.slot.version, WHY)
         if [slot.version for slot in self.line.serving] != [default, back]:
             for version in (back, default):
-                self.switch.moves.promote(MODEL, self.stack.slot(version), WHY)
+                self.switch.moves.promote(LIGHT, self.slot(version), WHY)
         for candidate in self.line.candidates:
-            self.switch.moves.retire(MODEL, candidate, WHY)
+            self.switch.moves.retire(LIGHT, candidate, WHY)
         self.switch.resume()  # the marks too
         wait_for(lambda: set(self.serve().values()) == {default})
 
+    def slot(self, version: str) -> Slot:
+        if version not in self._slots:
+            self._slots[version] = self.switch.build(ModelRef(LIGHT, version=version)).slot
+        return self._slots[version]
+
     @property
     def line(self) -> Line:
-        event = self.switch.ledger.head(MODEL)
+        event = self.switch.ledger.head(LIGHT)
         return event.head.line if event else Line()
 
     # What is served
 
     def serves(self, pair: PodPair) -> str | None:
         try:
-            answer = pair.predict(MODEL, REQUEST)
+            answer = pair.predict(LIGHT, REQUEST)
         except httpx.HTTPError:
             return None
         if answer.status_code != 200:
             return None
         version = answer.headers["x-model-version"].partition("@")[2]
-        assert answer.json() == {"predictions": answer_of(version)}
+        assert answer.json() == document_of(version, LIGHT)
         return version
 
     def serve(self) -> dict[str, str | None]:
@@ -297,6 +304,7 @@ def running_site(
     plane: ControlPlane, binaries: Binaries, stack: Deployment, root: Path
 ) -> Iterator[Site]:
     """Deployed, and three pods that report."""
+    register_light(stack.tracking_uri)
     made = Site(plane, binaries, stack, root)
     try:
         made.deploy()

@@ -14,7 +14,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.site import NAMESPACE, ROOT, WHY, Site, damaged, running_site
 from tests.stack.clients import Clients
 from tests.stack.deployment import Deployment, wait_for
-from tests.stack.models import MODEL
+from tests.stack.models import LIGHT
 
 MAP = "modelswitch-pins-dev"
 APPLY = (
@@ -44,11 +44,11 @@ def pods(
 def test_the_guides_commands_do_what_it_says(pods: Site) -> None:
     """Those of docs/kubernetes.md that are marked, in their order, on another model's name."""
     pods.stand("2", "1")
-    pods.switch.moves.retire(MODEL, None, WHY)
+    pods.switch.moves.retire(LIGHT, None, WHY)
     pods.switch.resume()
     told = {}
     for line in marked_commands(ROOT / "docs" / "kubernetes.md"):
-        told[line] = pods.type(line.replace("digits", MODEL))
+        told[line] = pods.type(line.replace("digits", LIGHT))
     wait_for(lambda: set(pods.serve().values()) == {"2"})
     described = next(said for line, said in told.items() if line.startswith("kubectl describe"))
     assert "wrong on sevens" in described
@@ -57,11 +57,11 @@ def test_the_guides_commands_do_what_it_says(pods: Site) -> None:
 
 def test_versions_change_under_load_and_nobody_notices(pods: Site) -> None:
     pods.stand("2", "1")
-    with Clients(pods.urls) as clients:
-        staged = pods.well("promote", f"{MODEL}@3", "--to", "staging", "--reason", "a look")
-        promoted = pods.well("promote", f"{MODEL}@3", "--reason", "better")
+    with Clients(pods.urls, model=LIGHT) as clients:
+        staged = pods.well("promote", f"{LIGHT}@3", "--to", "staging", "--reason", "a look")
+        promoted = pods.well("promote", f"{LIGHT}@3", "--reason", "better")
         wait_for(lambda: clients.answered["3"] > 50)
-        back = pods.well("rollback", MODEL, "--reason", "worse after all")
+        back = pods.well("rollback", LIGHT, "--reason", "worse after all")
         wait_for(lambda: set(pods.serve().values()) == {"2"})
     print(f"three pods under load: {clients}")
     assert not clients.failed
@@ -77,10 +77,10 @@ def test_versions_change_under_load_and_nobody_notices(pods: Site) -> None:
 @terraform.installed
 def test_terraform_publishes_and_goes_back_under_load(pods: Site, tmp_path: Path) -> None:
     pods.stand("2", "1")
-    with pods.published_by_terraform(tmp_path), Clients(pods.urls) as clients:
-        pods.well("promote", f"{MODEL}@1", "--reason", "by Terraform")
+    with pods.published_by_terraform(tmp_path), Clients(pods.urls, model=LIGHT) as clients:
+        pods.well("promote", f"{LIGHT}@1", "--reason", "by Terraform")
         wait_for(lambda: set(pods.serve().values()) == {"1"})
-        pods.well("rollback", MODEL, "--reason", "and back", "--yes")
+        pods.well("rollback", LIGHT, "--reason", "and back", "--yes")
         wait_for(lambda: set(pods.serve().values()) == {"2"})
         managers = pods.plane.get("configmap", MAP, "-n", NAMESPACE, "--show-managed-fields")
     print(f"three pods under load, by Terraform: {clients}")
@@ -93,8 +93,8 @@ def test_terraform_publishes_and_goes_back_under_load(pods: Site, tmp_path: Path
 
 def test_a_plan_waits_for_its_pull_request_and_is_proven(pods: Site) -> None:
     pods.stand("1", "2")
-    pods.well("promote", f"{MODEL}@3", "--to", "staging", "--reason", "a look")
-    planned = pods.well("promote", f"{MODEL}@3", "--reason", "reviewed", "--plan")
+    pods.well("promote", f"{LIGHT}@3", "--to", "staging", "--reason", "a look")
+    planned = pods.well("promote", f"{LIGHT}@3", "--reason", "reviewed", "--plan")
     assert planned["plan"] == str(pods.root / "pins.json")
     assert set(pods.serve().values()) == {"1"}
     assert pods.run("resume").exit == 5
@@ -111,10 +111,10 @@ def test_a_plan_waits_for_its_pull_request_and_is_proven(pods: Site) -> None:
 @pytest.mark.cluster_wide
 def test_the_api_server_restarts_while_a_plan_is_merged(pods: Site) -> None:
     pods.stand("1", "2")
-    pods.well("promote", f"{MODEL}@3", "--to", "staging", "--reason", "a look")
-    pods.well("promote", f"{MODEL}@3", "--reason", "reviewed", "--plan")
+    pods.well("promote", f"{LIGHT}@3", "--to", "staging", "--reason", "a look")
+    pods.well("promote", f"{LIGHT}@3", "--reason", "reviewed", "--plan")
     waiting = pods.start("resume", "--wait")
-    with Clients(pods.urls, count=3) as clients:
+    with Clients(pods.urls, count=3, model=LIGHT) as clients:
         pods.type(APPLY)
         pods.plane.stop_api_server()
         pods.plane.start_api_server()
@@ -143,9 +143,9 @@ def test_what_is_exported_can_be_applied_by_hand(pods: Site) -> None:
 def test_pins_edited_by_hand_are_refused_and_told(pods: Site) -> None:
     pods.stand("2", "1")
     text = pods.switch.pins().text
-    slot = pods.stack.slot("1")
+    slot = pods.slot("1")
     edited = text.replace(
-        f'"default": "{pods.stack.slot("2").label}"', f'"default": "{slot.label}"'
+        f'"default": "{pods.slot("2").label}"', f'"default": "{slot.label}"'
     ).replace(f'"back": [\n        "{slot.label}"\n      ]', '"back": []')
     assert edited != text
     (pods.root / "edited.json").write_text(edited)
@@ -166,10 +166,10 @@ def test_one_pod_with_a_damaged_archive_keeps_everybody_where_they_are(
     pods: Site, tmp_path: Path
 ) -> None:
     pods.stand("2", "1")
-    slot = pods.stack.slot("3")
+    slot = pods.slot("3")
     store = Path(pods.stack.settings.store.removeprefix("file://"))
     victim = pods.move_to_store(damaged(store, slot.digest, tmp_path / "damaged").as_uri())
-    said = pods.run("promote", f"{MODEL}@3", "--reason", "damaged somewhere")
+    said = pods.run("promote", f"{LIGHT}@3", "--reason", "damaged somewhere")
     assert said.exit == 4, said
     assert victim in said.message
     assert "sha256" in said.message
@@ -181,17 +181,17 @@ def test_one_pod_with_a_damaged_archive_keeps_everybody_where_they_are(
 @pytest.mark.cluster_wide
 def test_the_api_server_is_away_for_a_while(pods: Site) -> None:
     pods.stand("2", "1")
-    with Clients(pods.urls, count=3) as clients:
+    with Clients(pods.urls, count=3, model=LIGHT) as clients:
         pods.plane.stop_api_server()
         try:
-            said = pods.run("promote", f"{MODEL}@1", "--reason", "nobody hears it")
+            said = pods.run("promote", f"{LIGHT}@1", "--reason", "nobody hears it")
             assert said.exit == 1, said
             assert said.code == "fleet_unreachable"
             answered = sum(clients.answered.values())
             wait_for(lambda: sum(clients.answered.values()) > answered + 100)
         finally:
             pods.plane.start_api_server()
-        pods.well("promote", f"{MODEL}@1", "--reason", "heard again")
+        pods.well("promote", f"{LIGHT}@1", "--reason", "heard again")
     assert not clients.failed
     assert not clients.wrong
     pods.assert_one_story("1")
@@ -207,16 +207,16 @@ def test_an_agent_and_a_torchserve_are_killed(pods: Site) -> None:
     first.start_agent()
     second.start_server()
     wait_for(lambda: set(pods.serve().values()) == {"2"})
-    pods.well("promote", f"{MODEL}@1", "--reason", "after all that")
+    pods.well("promote", f"{LIGHT}@1", "--reason", "after all that")
     pods.assert_one_story("1")
 
 
 @pytest.mark.cluster_wide
 def test_two_promotions_at_once_end_in_one_story(pods: Site) -> None:
     pods.stand("1", "2")
-    pods.well("promote", f"{MODEL}@3", "--to", "staging", "--reason", "warm")
+    pods.well("promote", f"{LIGHT}@3", "--to", "staging", "--reason", "warm")
     both = [
-        pods.start("promote", f"{MODEL}@{version}", "--reason", "a race") for version in ("2", "3")
+        pods.start("promote", f"{LIGHT}@{version}", "--reason", "a race") for version in ("2", "3")
     ]
     codes = []
     for process in both:
@@ -236,7 +236,7 @@ def test_a_pod_is_gone_during_a_rollback_and_another_joins(pods: Site) -> None:
     pair.kill_agent()
     pair.stop_server()
     del pods.pairs[gone]
-    said = pods.run("rollback", MODEL, "--reason", "while one is away", "--yes")
+    said = pods.run("rollback", LIGHT, "--reason", "while one is away", "--yes")
     assert said.exit == 4, said
     assert gone in said.message
     assert set(pods.serve().values()) == {"1"}
@@ -254,10 +254,10 @@ def test_no_pod_is_no_success(pods: Site) -> None:
     scale = f"kubectl scale deployment torchserve -n {NAMESPACE} --replicas"
     pods.type(f"{scale}=0")
     wait_for(lambda: not pods.pods())
-    said = pods.run("promote", f"{MODEL}@1", "--reason", "to nobody")
+    said = pods.run("promote", f"{LIGHT}@1", "--reason", "to nobody")
     assert (said.exit, said.code) == (1, "fleet_unreachable")
     assert "no live server in the pool default" in said.message
-    rolled = pods.run("rollback", MODEL, "--reason", "to nobody", "--yes")
+    rolled = pods.run("rollback", LIGHT, "--reason", "to nobody", "--yes")
     assert rolled.exit != 0
 
 

@@ -9,14 +9,15 @@ from typing import Self
 
 import httpx
 
-from tests.stack.models import MODEL, REQUEST, answer_of
+from tests.stack.models import MODEL, REQUEST, document_of
 
 
 class Clients:
     """Threads over all servers; `answered` counts by version, `failed` and `wrong` tell."""
 
-    def __init__(self, urls: list[str], *, count: int = 8) -> None:
-        self.urls = [f"{url}/predictions/{MODEL}" for url in urls]
+    def __init__(self, urls: list[str], *, count: int = 8, model: str = MODEL) -> None:
+        self.model = model
+        self.urls = [f"{url}/predictions/{model}" for url in urls]
         self.answered: Counter[str] = Counter()
         self.failed: list[str] = []
         self.wrong: list[str] = []
@@ -53,7 +54,7 @@ class Clients:
                     continue
                 version = answer.headers.get("x-model-version", "@").partition("@")[2]
                 self.answered[version] += 1
-                if not version or answer.json() != {"predictions": answer_of(version)}:
+                if not version or answer.json() != document_of(version, self.model):
                     self.wrong.append(f"{version}: {answer.text[:200]}")
 
     def __str__(self) -> str:
