@@ -37,7 +37,9 @@ test: $(READY)
 	@$(BIN)/python tools/timed.py "make test" $(BIN)/python -m pytest $(ARGS)
 
 test-cluster: $(READY)
-	@$(BIN)/python tools/timed.py "make test-cluster" $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+	@$(BIN)/python -m tests.cluster.binaries
+	@$(BIN)/python tools/timed.py "make test-cluster" $(BIN)/python -m pytest -m cluster \
+		-n 2 --dist loadfile tests/cluster $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -148,3 +148,10 @@ def _go(*words: str) -> str:
     if done.returncode != 0:
         raise BuildFailed(f"go {' '.join(words)} failed in {HERE}:\n{done.stderr.strip()}")
     return done.stdout.strip()
+
+
+if __name__ == "__main__":  # before tests in several processes, whose words are not heard
+    try:
+        find_or_build()
+    except (Unavailable, BuildFailed) as found:
+        print(found)  # and the tests will say so

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ pins_file = "pins.json"
 
 [timeouts]
 load_s = 60
-prove_s = 30
+prove_s = 15
 """
 
 
@@ -68,7 +69,7 @@ class Site:
         self.root = root
         self.pairs: dict[str, PodPair] = {}
         self._slots: dict[str, Slot] = {}
-        self._undo = ExitStack()
+        self._started: list[PodPair] = []
         root.mkdir(parents=True, exist_ok=True)
         text = SETTINGS.format(
             deployment=DEPLOYMENT,
@@ -138,7 +139,8 @@ class Site:
             deployment=DEPLOYMENT,
             **{"store_url": self.stack.settings.store, "mount_delay_s": 30.0, **more},
         )
-        self.pairs[pod] = self._undo.enter_context(pair)
+        self.pairs[pod] = pair.__enter__()
+        self._started.append(pair)
         return pair
 
     def move_to_store(self, url: str) -> str:
@@ -180,7 +182,10 @@ class Site:
             shutil.copy(root / "pins.json", self.root / "pins.json")
 
     def close(self) -> None:
-        self._undo.close()
+        """All at once: each agent lets its server's callers go first."""
+        started, self._started = self._started, []
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(PodPair.__exit__, started))
 
     def condition(self, pod: str) -> Mapping[str, Any] | None:
         """What the pod's agent has reported."""
