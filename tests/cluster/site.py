@@ -167,15 +167,15 @@ class Site:
             "MODELSWITCH_FLEET__TERRAFORM_DIR": str(root),
             "MODELSWITCH_FLEET__PINS_FILE": str(root / "pins.json"),
         }
-        published = self.switch.fleet.published()
-        assert published is not None
-        (root / "pins.json").write_text(published.pins.text)
-        terraform.init(root, f"-backend-config=namespace={NAMESPACE}", env=self.env)
-        address = "module.serving.kubernetes_config_map_v1.pins"
-        name = f"{NAMESPACE}/{self.switch.settings.config_map}"
-        terraform.run(root, "import", address, name, variables=self.env)
-        terraform.run(root, "apply", "-auto-approve", variables=self.env)
         try:
+            published = self.switch.fleet.published()
+            assert published is not None
+            (root / "pins.json").write_text(published.pins.text)
+            terraform.init(root, f"-backend-config=namespace={NAMESPACE}", env=self.env)
+            address = "module.serving.kubernetes_config_map_v1.pins"
+            name = f"{NAMESPACE}/{self.switch.settings.config_map}"
+            terraform.run(root, "import", address, name, variables=self.env)
+            terraform.run(root, "apply", "-auto-approve", variables=self.env)
             yield
         finally:
             self.env = before
