@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelswitch.costs import Costs
+from modelswitch.ledger import liftable, quarantine
 from modelswitch.line import Slot, Stage
 from modelswitch.moves.preview import Preview, Previews, Sizing
 from modelswitch.refs import ModelRef
@@ -103,6 +104,11 @@ class DryRun:
 
     def retire(self, ref: ModelRef) -> Preview:
         return self._previews.retire(ref.name, self._versions.loaded(ref))
+
+    def lift(self, ref: ModelRef) -> bool:
+        """Whether there is a quarantine that this would end."""
+        entries = quarantine(self._rooms.ledger.history(ref.name))
+        return liftable(entries, *self._versions.quarantinable(ref))
 
     def resume(self, model: str | None = None) -> list[Preview]:
         """What is open, and how it would end."""

@@ -343,17 +343,8 @@ class ModelSwitch:
 
     def lift(self, ref: ModelRef, reason: str) -> Event:
         """End a version's quarantine, or that of the one archive that is named."""
-        if ref.version is None:
-            raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
-        archive = self.versions.find_archive(ref) if ref.digest8 else None
-        if ref.digest8 and archive is None:
-            raise NotFound(f"no row speaks of {ref}", next="modelswitch quarantine list")
-        event = self.moves.lift(
-            ref.name,
-            ref.version,
-            self._intent(reason),
-            digest=archive.digest if archive else None,
-        )
+        version, digest = self.versions.quarantinable(ref)
+        event = self.moves.lift(ref.name, version, self._intent(reason), digest=digest)
         self.mark(ref.name)
         return event
 

@@ -204,6 +204,18 @@ class Versions:
         number = self.resolve(ref)
         return [s for s in slots if s.version == number and _fits(s, ref)]
 
+    def quarantinable(self, ref: ModelRef) -> tuple[str, str | None]:
+        """The version that a reference names, and the digest where it names one archive.
+
+        Raises UsageError for a stage or a bare name, NotFound for an archive of no row.
+        """
+        if ref.version is None:
+            raise UsageError(f"{ref} names no version", next=f"{ref.name}@3")
+        archive = self.find_archive(ref) if ref.digest8 else None
+        if ref.digest8 and archive is None:
+            raise NotFound(f"no row speaks of {ref}", next="modelswitch quarantine list")
+        return ref.version, archive.digest if archive else None
+
     def _refuse_unknown(self, ref: ModelRef) -> None:
         if ref.digest8 is None or ref.version is None:
             return

@@ -318,12 +318,7 @@ def quarantine_lift(session: Session, ref: str, reason: str | None) -> Result:
 
     wanted = parse_ref(ref)
     if session.dry_run:
-        found = session.switch.quarantined().get(wanted.name, ())
-        inside = any(
-            entry.slot.version == wanted.version
-            and (entry.whole_version or wanted.digest8 in (None, entry.slot.digest8))
-            for entry in found
-        )
+        inside = session.switch.dry_run.lift(wanted)
         line = f"would lift the quarantine of {ref}" if inside else f"{ref} is not quarantined"
         return Result({"changes": inside}, [line], exit=3 if inside else 0)
     event = session.switch.lift(wanted, session.reason(reason))

@@ -65,6 +65,14 @@ def quarantine(events: Iterable[Event]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
+def liftable(entries: Iterable[Entry], version: str, digest: str | None) -> bool:
+    """Whether a lift of this version, or of one archive of it, would end anything."""
+    return any(
+        entry.slot.version == version and (digest is None or entry.covers(Slot(version, digest)))
+        for entry in entries
+    )
+
+
 def _quarantines(event: Event) -> bool:
     return (
         event.kind is Kind.SETTLED

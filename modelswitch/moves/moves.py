@@ -22,7 +22,7 @@ from modelswitch.errors import (
     Superseded,
 )
 from modelswitch.fleet.protocol import Fleet
-from modelswitch.ledger import Event, Ledger, quarantine, ways_back
+from modelswitch.ledger import Event, Ledger, liftable, quarantine, ways_back
 from modelswitch.line import Head, Kind, Line, Slot, named, ref_to
 from modelswitch.moves import breakglass
 from modelswitch.moves.announcer import Announcer
@@ -346,10 +346,7 @@ class Moves:
 
     def lift(self, model: str, version: str, intent: Intent, *, digest: str | None = None) -> Event:
         """End the quarantine of a version, or of one archive; raises Refused when it is in none."""
-        entries = quarantine(self.ledger.history(model))
-        if digest is not None:
-            entries = tuple(e for e in entries if e.covers(Slot(version, digest)))
-        if not any(entry.slot.version == version for entry in entries):
+        if not liftable(quarantine(self.ledger.history(model)), version, digest):
             name = f"{model}@{version}"
             if digest is not None:
                 name += f":{Slot(version, digest).digest8}"

@@ -156,6 +156,17 @@ def test_a_quarantined_recipe_is_no_quarantined_version(
     assert terminal("quarantine", "list").out == "nothing is quarantined\n"
 
 
+def test_what_was_lifted_already_is_dry_too(terminal: Terminal, second: Slot) -> None:
+    terminal.register("2")
+    terminal("promote", "digits@2", "--reason", "better")
+    terminal("rollback", "digits", "--reason", "worse")
+    lift = ("quarantine", "lift", f"digits@2:{terminal.site.slot('2').digest8}")
+    assert terminal(*lift, "--dry-run").exit == 3
+    assert terminal(*lift, "--reason", "mended").exit == 0
+    assert terminal(*lift, "--dry-run").exit == 0
+    assert terminal(*lift, "--reason", "again").exit == 1
+
+
 def test_going_down_says_at_once_how_long_it_takes(terminal: Terminal, first: Slot) -> None:
     terminal.site.scale(first, 2)
     down = ("scale", "digits", "--workers", "1", "--reason", "less")
