@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelswitch.cli.output import Table, counted, local_time, utc_time
+from modelswitch.cli.output import Table, counted, few, local_time, utc_time
 from modelswitch.line import version_of
 from modelswitch.pins import PinnedModel, Pins
 from modelswitch.policy.sums import amount
@@ -92,7 +92,7 @@ class Trouble:
     def line(self) -> str:
         why = textwrap.shorten(self.why, _WHY_CHARS, placeholder=" …")
         why += "" if self.is_same else " (or alike)"
-        return f"  {self.state:<8}{len(self.servers):>6,}  {why}: {_few(self.servers)}"
+        return f"  {self.state:<8}{len(self.servers):>6,}  {why}: {few(self.servers, _NAMES)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ def _look(
         if not report.is_warm(name, label, slot.workers)
     ]
     if loading:
-        why = f"loads {_few(loading)}" + (f": {report.error}" if report.error else "")
+        why = f"loads {few(loading, _NAMES)}" + (f": {report.error}" if report.error else "")
         return Server(report, "loading", why)
     if report.error or not report.healthy:
         return Server(report, "failing", report.error or "not healthy")
@@ -322,11 +322,6 @@ def _memory(model: ModelReport) -> str | None:
 
 def _named(model: str, label: str | None) -> str:
     return f"{model}@{version_of(label)}" if label else model
-
-
-def _few(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMES
-    return ", ".join(names[:_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _last_line(text: str | None) -> str:

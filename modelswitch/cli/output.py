@@ -114,6 +114,12 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def few(names: Sequence[str], most: int) -> str:
+    """`a, b, c and 7 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
 def counted(count: int, word: str) -> str:
     """`1 server`, `3 servers`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from modelswitch.cli.output import few
+
 _EVERY_S = 0.1
 _PATIENCE_S = 10.0  # of who reads a log: a wait is told after it, then each time twice as long
 _NAMED = 5  # of the servers that are waited for
@@ -112,9 +114,7 @@ def _text(name: str, facts: dict[str, Any], doing: str) -> str | None:
         waiting = [s for s, state in servers.items() if state != "proven"]
         if not waiting:
             return None
-        more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
-        names = ", ".join(waiting[:_NAMED]) + more
-        return f"{doing} {names} ({facts.get('elapsed_s', 0.0):.1f} s)"
+        return f"{doing} {few(waiting, _NAMED)} ({facts.get('elapsed_s', 0.0):.1f} s)"
     if name in ("stack.start", "stack.stop"):
         verb = "starting" if name == "stack.start" else "stopping"
         return f"{verb} {facts.get('part', '')}"
