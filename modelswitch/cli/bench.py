@@ -117,7 +117,8 @@ def bench(
     lines: list[str | Table] = [_head(report), _table(report), *_verdict(report)]
     silent = [str(point.clients) for point in report.points if not point.requests]
     if silent:
-        lines.append(f"Nothing was answered at {', '.join(silent)} clients: modelswitch show {ref}")
+        of = "1 client" if silent == ["1"] else f"{', '.join(silent)} clients"
+        lines.append(f"Nothing was answered at {of}: modelswitch show {ref}")
     return Result(report.data, lines, talk=talk, exit=1 if silent else 0)
 
 
