@@ -27,7 +27,7 @@ _BESIDE = frozenset({"params"})
 BINARY_FROM_BYTES = 16_384
 
 _MAGIC = ((b"\xff\xd8\xff", JPEG), (b"\x89PNG\r\n\x1a\n", PNG), (b"\x93NUMPY", NPY))
-_SENT = frozenset({".jpg", ".jpeg", ".png", ".npy", ".json", ".csv"})
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".npy", ".json", ".csv"})
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
@@ -95,7 +95,7 @@ def is_binary(content: bytes) -> bool:
 def _is_file_of_data(text: str) -> bool:
     """Whether a string is the name of a file that somebody forgot to make a Path of."""
     try:
-        return Path(text).suffix.lower() in _SENT and Path(text).is_file()
+        return Path(text).suffix.lower() in _SUFFIXES and Path(text).is_file()
     except (OSError, ValueError):  # too long for a name, a NUL in it
         return False
 
